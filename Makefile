@@ -1,0 +1,40 @@
+# Tiny Models. `make book` and `make test` do everything, on a fresh machine too.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+BOOK_READY := $(VENV)/.requirements
+TEST_READY := $(VENV)/.test-requirements
+
+.PHONY: book test tangle untangle models serve clean
+
+book: models  ## build the book into _build/html
+	$(BIN)/jupyter-book build . --warningiserror --keep-going
+
+test: models $(TEST_READY)  ## run the tests; those of the pages want `make book` first
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m pytest
+
+tangle: $(BOOK_READY)  ## write src/ from the chapters (`make tangle CHECK=1` only compares)
+	$(BIN)/python book/_ext/tangle.py $(if $(CHECK),--check)
+
+untangle: $(BOOK_READY)  ## carry edits made in src/ back into the chapters
+	$(BIN)/python book/_ext/tangle.py untangle
+
+models: $(BOOK_READY)  ## prepare the weights that need no account
+	$(BIN)/python book/models/prepare.py
+
+serve: book  ## build, then serve the book on http://localhost:8000
+	$(BIN)/python -m http.server --directory _build/html --bind localhost 8000
+
+clean:  ## remove all that was built, but not the environment and the weights
+	rm -rf _build
+
+$(BOOK_READY): requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(TEST_READY): $(BOOK_READY) tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --requirement tests/requirements.txt
+	touch $@
