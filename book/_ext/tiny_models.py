@@ -1,0 +1,263 @@
+"""Sphinx extension: tangle, execute, and link every tangled cell with its file.
+
+Before Sphinx reads anything, ``src/`` is tangled and the stale chapters are executed. The reader
+below then gives Sphinx each chapter with its outputs. In the HTML a tangled cell says where its
+code went; the files of ``src/`` are pages of the book, and there each fragment says which cell it
+came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from execute import ExecuteError, execute_stale, executed_path
+from myst_nb.core.read import read_myst_markdown_notebook
+from myst_nb.ext.glue.utils import PendingGlueReference
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
+from sphinx.util import logging
+from tangle import Fragment, Tangled, TangleError, tangle, write, write_atomically
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Book:
+    """What was prepared before reading."""
+
+    app: Sphinx
+    root: Path
+    tangled: dict[str, Tangled]
+
+    def fragments(self, docname: str) -> dict[int, tuple[str, Fragment]]:
+        """Give the files and fragments of a chapter's tangled cells by cell number."""
+        return {
+            fragment.cell.number: (target, fragment)
+            for target, tangled in self.tangled.items()
+            for fragment in tangled.fragments
+            if fragment.cell.docname == docname
+        }
+
+    def state(self, docname: str) -> str:
+        """Digest what a page shows that is not in its chapter: outputs and captions."""
+        executed = executed_path(self.root, docname)
+        captions = [
+            (number, target, fragment.spans, fragment.imports)
+            for number, (target, fragment) in self.fragments(docname).items()
+        ]
+        digest = hashlib.sha256(repr(captions).encode())
+        digest.update(executed.read_bytes() if executed.exists() else b"")
+        return digest.hexdigest()
+
+
+book: Book  # set once per build; MyST-NB gives its readers nothing but the text
+
+
+def prepare(app: Sphinx) -> None:
+    """Tangle and execute, before anything is read.
+
+    What goes wrong here is the author's to put right. Jupyter Book would bury an exception in
+    tracebacks; an exit leaves the message alone.
+    """
+    global book
+    root = Path(app.srcdir)
+    try:
+        for done in write(root):
+            LOGGER.info("tangle: %s", done)
+        book = Book(app, root, tangle(root))
+        execute_stale(root, LOGGER.info)
+    except (TangleError, ExecuteError) as error:
+        raise SystemExit(f"\n{error}") from None
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def read_chapter(text: str) -> nbformat.NotebookNode:
+    """Read a chapter and fill in the outputs (see ``nb_custom_formats`` in ``_config.yml``)."""
+    env = book.app.env
+    notebook = read_myst_markdown_notebook(text, config=env.myst_config, add_source_map=True)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if cells:
+        executed = nbformat.read(executed_path(book.root, env.docname), as_version=4)
+        if [cell.source for cell in cells] != [cell.source for cell in executed.cells]:
+            raise ExtensionError(
+                f"{env.docname}: changed while the book was being built; build again"
+            )
+        for number, (cell, done) in enumerate(zip(cells, executed.cells, strict=True), 1):
+            cell.outputs = done.outputs
+            cell.execution_count = done.execution_count
+            cell.metadata["number"] = number
+        notebook.metadata["language_info"] = executed.metadata["language_info"]
+    return notebook
+
+
+def find_outdated(
+    app: Sphinx, env: BuildEnvironment, added: set[str], changed: set[str], removed: set[str]
+) -> set[str]:
+    """Find pages to make anew although their chapter did not change."""
+    states = getattr(env, "tiny_models_states", {})
+    glued = getattr(env, "tiny_models_glued", {})
+    outdated = {name for name in env.found_docs if states.get(name) != book.state(name)}
+    news = outdated | added | changed
+    outdated |= {name for name, sources in glued.items() if sources & news}
+    return outdated - added - removed
+
+
+def note_page(app: Sphinx, doctree: nodes.document) -> None:
+    """Remember what a page shows, and the chapters from which it glues values."""
+    env = app.env
+    states, glued = records(env)
+    states[env.docname] = book.state(env.docname)
+    glued[env.docname] = {node.refdoc for node in doctree.findall(PendingGlueReference)}
+
+
+def records(env: BuildEnvironment) -> tuple[dict[str, str], dict[str, set[str]]]:
+    """Give the environment's records of pages' states and of the chapters they glue from."""
+    for name in ("tiny_models_states", "tiny_models_glued"):
+        if not hasattr(env, name):
+            setattr(env, name, {})
+    return env.tiny_models_states, env.tiny_models_glued
+
+
+def forget_page(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
+    """Forget a page that is read again or gone."""
+    for record in records(env):
+        record.pop(docname, None)
+
+
+def merge_pages(app: Sphinx, env: BuildEnvironment, docnames: set[str], other: Any) -> None:
+    """Take over what a parallel reader remembered."""
+    for mine, theirs in zip(records(env), records(other), strict=True):
+        mine.update({name: theirs[name] for name in docnames if name in theirs})
+
+
+# ------------------------------------------------------------------------------------ captions
+
+
+def anchor(span: tuple[int, int]) -> str:
+    """Name a span of lines on a source page."""
+    return f"L{span[0]}-L{span[1]}"
+
+
+def numbers(span: tuple[int, int]) -> str:
+    """Write a span of lines for reading."""
+    return f"lines {span[0]}–{span[1]}" if span[0] < span[1] else f"line {span[0]}"
+
+
+def add_captions(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Put a caption on every tangled cell, and an anchor on every cell."""
+    if app.builder.format != "html":
+        return
+    fragments = book.fragments(docname)
+    for cell in doctree.findall(nodes.container):
+        if cell.get("nb_element") != "cell_code":
+            continue
+        number = cell["cell_metadata"]["number"]
+        cell["ids"].append(f"code-cell-{number}")
+        for source in cell.findall(nodes.container):
+            if source.get("nb_element") == "cell_code_source" and number in fragments:
+                target, fragment = fragments[number]
+                page = app.builder.get_relative_uri(docname, target.removesuffix(".py"))
+                source.insert(0, caption(target, page, fragment))
+
+
+def caption(target: str, page: str, fragment: Fragment) -> nodes.paragraph:
+    """Make the caption ``src/NAME.py, lines 41–63``, each span a link into the file's page.
+
+    Imports are named only in the caption of a cell that has no code below them in the file.
+    """
+    spans = [(span, "") for span in fragment.spans]
+    if fragment.imports and all(span < fragment.imports for span in fragment.spans):
+        spans.append((fragment.imports, "imports, "))
+    paragraph = nodes.paragraph(classes=["tangled-caption"])
+    for span, what in spans:
+        link = nodes.reference(refuri=f"{page}#{anchor(span)}", internal=True)
+        if len(paragraph):
+            paragraph += nodes.Text(" and ")
+        else:
+            link += [nodes.literal("", target), nodes.Text(", ")]
+        link += nodes.Text(what + numbers(span))
+        paragraph += link
+    return paragraph
+
+
+# -------------------------------------------------------------------------------- source pages
+
+
+def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Make a page of every tangled file, and put the file itself beside it."""
+    for target, tangled in book.tangled.items():
+        write_atomically(Path(app.outdir) / target, tangled.text)
+        page = target.removesuffix(".py")
+        yield page, {"title": target, "body": source_page(app, page, tangled)}, "page.html"
+
+
+def source_page(app: Sphinx, page: str, tangled: Tangled) -> str:
+    """Write the body of a file's page."""
+
+    def uri(docname: str) -> str:
+        return app.builder.get_relative_uri(page, docname)
+
+    def title(docname: str) -> str:
+        return escape(app.env.titles[docname].astext())
+
+    origins: dict[tuple[int, int], Fragment] = {
+        span: fragment for fragment in tangled.fragments for span in fragment.spans
+    }
+    spans = dict(origins)
+    if tangled.import_lines:
+        spans[tangled.import_lines] = None
+    lines = highlight(tangled.text, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
+    code = [
+        f'<span class="line" id="L{number}"><a class="lineno" href="#L{number}" '
+        f'data-line="{number}" aria-label="Line {number}" tabindex="-1"></a>{line}\n</span>'
+        for number, line in enumerate(lines.removesuffix("\n").split("\n"), 1)
+    ]
+    parts = []
+    position = 1
+    for (first, last), fragment in sorted(spans.items()):
+        if position < first:
+            parts.append(f"<pre>{''.join(code[position - 1 : first - 1])}</pre>")
+        origin = ""
+        if fragment:
+            cell = fragment.cell
+            hidden = {"remove-cell", "remove_cell"}.intersection(cell.metadata.get("tags", ()))
+            where = uri(cell.docname) + ("" if hidden else f"#code-cell-{cell.number}")
+            origin = f'<p class="tangled-origin"><a href="{where}">{title(cell.docname)}</a></p>'
+        parts.append(
+            f'<div class="tangled-fragment" id="{anchor((first, last))}">{origin}'
+            f"<pre>{''.join(code[first - 1 : last])}</pre></div>"
+        )
+        position = last + 1
+    chapters = ", ".join(f'<a href="{uri(name)}">{title(name)}</a>' for name in tangled.docnames)
+    name = Path(tangled.target).name
+    return (
+        f"<section><h1>{tangled.target}</h1>"
+        f"<p>The code of {chapters}. "
+        f'<a class="tangled-download" href="{name}" download>Download {name}</a></p>'
+        f'<div class="tangled-file highlight"><div>{"".join(parts)}</div></div></section>'
+    )
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Connect the extension."""
+    app.connect("builder-inited", prepare)
+    app.connect("env-get-outdated", find_outdated)
+    app.connect("doctree-read", note_page)
+    app.connect("env-purge-doc", forget_page)
+    app.connect("env-merge-info", merge_pages)
+    app.connect("doctree-resolved", add_captions)
+    app.connect("html-collect-pages", source_pages)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,188 @@
+"""The book as it was built, and the files in ``src/`` as readers will find them."""
+
+import ast
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from execute import executed_path, stale
+from tangle import Import, check, read_chapters, tangle, toc_docnames
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build/html"
+BUDGETS = {"src/gpt2.py": 175, "src/gemma3.py": 200, "src/train.py": 120}
+WIDTH = 100
+
+CHAPTERS = {chapter.docname: chapter for chapter in read_chapters(ROOT)}
+WITH_CODE = [docname for docname, chapter in CHAPTERS.items() if chapter.cells]
+TANGLED = tangle(ROOT)
+
+built = pytest.mark.skipif(
+    not HTML.exists(), reason="the book is not built; run `jupyter-book build .`"
+)
+
+
+@cache
+def page(name):
+    """Parse a page of the book."""
+    return BeautifulSoup((HTML / f"{name}.html").read_text("utf-8"), "html.parser")
+
+
+def follow(name, href):
+    """Resolve a link on a page; give the name of the page it leads to and the fragment."""
+    path, _, fragment = href.partition("#")
+    target = (HTML / name).parent / path if path else HTML / f"{name}.html"
+    return os.path.relpath(target, HTML).removesuffix(".html"), fragment
+
+
+def code_lines(text):
+    """List the lines that have something on them."""
+    return [line for line in text.split("\n") if line.strip()]
+
+
+# ---------------------------------------------------------------------------------------- pages
+
+
+@built
+@pytest.mark.parametrize("docname", toc_docnames(ROOT))
+def test_every_chapter_has_a_page(docname):
+    assert page(docname).find("h1").get_text()
+
+
+@built
+def test_the_first_page_leads_to_the_book():
+    assert f"url={toc_docnames(ROOT)[0]}.html" in (HTML / "index.html").read_text()
+
+
+@built
+def test_the_outputs_are_those_of_the_code():
+    assert stale(ROOT) == {}
+
+
+@built
+@pytest.mark.parametrize("docname", WITH_CODE)
+def test_every_cell_was_executed_without_errors(docname):
+    notebook = nbformat.read(executed_path(ROOT, docname), as_version=4)
+    for cell, done in zip(CHAPTERS[docname].cells, notebook.cells, strict=True):
+        tags = cell.metadata.get("tags", [])
+        assert done.source == cell.source
+        assert done.execution_count or "skip-execution" in tags, cell.place()
+        errors = [output for output in done.outputs if output.output_type == "error"]
+        assert not errors or "raises-exception" in tags, cell.place()
+
+
+@built
+@pytest.mark.parametrize("docname", WITH_CODE)
+def test_no_page_shows_an_error_or_noise(docname):
+    for output in page(docname).select(".cell_output .traceback, .cell_output .stderr"):
+        cell = output.find_parent(class_="cell")
+        assert "tag_raises-exception" in cell["class"], output.get_text()
+
+
+@built
+@pytest.mark.parametrize("docname", toc_docnames(ROOT))
+def test_every_picture_has_a_description(docname):
+    article = page(docname).find("article")
+    for image in article.find_all("img"):
+        alt = image.get("alt", "").strip()
+        assert alt and "_images/" not in alt and alt not in image["src"], image
+    for drawing in article.find_all("svg"):
+        described = drawing.get("aria-label") or drawing.get("aria-labelledby")
+        assert described or drawing.get("aria-hidden") == "true", str(drawing)[:200]
+
+
+# ------------------------------------------------------------------------------------- captions
+
+
+@built
+@pytest.mark.parametrize(
+    "target, fragment",
+    [
+        pytest.param(target, fragment, id=f"{target}-{fragment.cell.place()}")
+        for target, tangled in TANGLED.items()
+        for fragment in tangled.fragments
+    ],
+)
+def test_the_caption_of_a_tangled_cell_leads_to_its_code(target, fragment):
+    cell = fragment.cell
+    if {"remove-cell", "remove-input"}.intersection(cell.metadata.get("tags", ())):
+        pytest.skip("the cell is not shown")
+    tree = ast.parse(cell.source)
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    moved = {line for node in imports for line in range(node.lineno, node.end_lineno + 1)}
+    stays = [line for number, line in enumerate(cell.lines, 1) if number not in moved]
+    names = {name for node in imports for name in Import.of(node)}
+
+    (caption,) = page(cell.docname).select(f"#code-cell-{cell.number} .tangled-caption")
+    assert caption.get_text().startswith(f"{target}, ")
+    shown = []
+    for link in caption.find_all("a"):
+        name, anchor = follow(cell.docname, link["href"])
+        assert f"{name}.py" == target
+        first, last = (int(number) for number in anchor.removeprefix("L").split("-L"))
+        assert link.get_text().endswith(
+            f"lines {first}–{last}" if first < last else f"line {first}"
+        )
+        text = "".join(line.get_text() for line in page(name).select(f'[id="{anchor}"] .line'))
+        assert text.split("\n")[:-1] == TANGLED[target].text.split("\n")[first - 1 : last]
+        if "imports" in link.get_text():
+            found = {name for node in ast.parse(text).body for name in Import.of(node)}
+            assert names <= found
+        else:
+            shown += code_lines(text)
+    assert shown == code_lines("\n".join(stays))
+
+
+@built
+@pytest.mark.parametrize("target", TANGLED)
+def test_the_page_of_a_file_leads_back_and_offers_the_file(target):
+    name = target.removesuffix(".py")
+    text = "".join(line.get_text() for line in page(name).select(".tangled-file .line"))
+    assert text == (ROOT / target).read_text("utf-8")
+    for link in page(name).select(".tangled-origin a"):
+        docname, anchor = follow(name, link["href"])
+        assert docname in CHAPTERS
+        assert not anchor or page(docname).find(id=anchor)
+    (download,) = page(name).select("a.tangled-download")
+    assert (HTML / target).parent / download["href"] == HTML / target
+    assert (HTML / target).read_bytes() == (ROOT / target).read_bytes()
+
+
+# ----------------------------------------------------------------------------------------- src/
+
+
+def test_src_is_what_the_chapters_say():
+    assert check(ROOT) == []
+
+
+@pytest.mark.parametrize("target", BUDGETS)
+def test_files_are_short(target):
+    assert len((ROOT / target).read_text("utf-8").splitlines()) <= BUDGETS[target]
+
+
+@pytest.mark.parametrize("target", sorted({*BUDGETS, *TANGLED}))
+def test_files_have_one_statement_a_line_and_fit_the_page(target):
+    text = (ROOT / target).read_text("utf-8")
+    for number, line in enumerate(text.splitlines(), 1):
+        assert len(line) <= WIDTH, f"{target}:{number}"
+    lines = [node.lineno for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
+    twice = sorted(line for line in set(lines) if lines.count(line) > 1)
+    assert not twice, f"{target}: more than one statement on lines {twice}"
+
+
+@pytest.mark.parametrize("target", sorted({*BUDGETS, *TANGLED}))
+def test_importing_a_file_does_nothing(target, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", f"import {Path(target).stem}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
