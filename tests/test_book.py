@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+
 from execute import executed_path, stale
 from tangle import Import, check, read_chapters, tangle, toc_docnames
 

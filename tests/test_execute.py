@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+
 from execute import (
     ExecuteError,
     execute_stale,

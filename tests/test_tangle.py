@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tangle import (
     Import,
     TangleError,
@@ -15,9 +16,9 @@ from tangle import (
     render_imports,
     tangle,
     toc_docnames,
-    untangle,
     write,
 )
+from untangle import untangle
 
 FRONT_MATTER = """\
 ---

@@ -4,20 +4,17 @@ A chapter imports this module; the kernel finds it because book/_ext/execute.py 
 its path. Nothing here is part of the models.
 """
 
+import html
 import io
 import json
 import os
 import re
-import warnings
 from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 from IPython.display import HTML, Markdown
 from myst_nb import glue
-
-# What downloads weights shows its progress, and warns if a notebook has no widgets for that.
-warnings.filterwarnings("ignore", "IProgress not found")
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,8 +57,8 @@ def _describe(name):
         )
     else:
         text = (
-            "`book/models/gemma-3-270m`, Google's Gemma 3 270M (the base model, not the chat model), "
-            f"converted from a 4-bit file; the weights are under the {TERMS}"
+            "`book/models/gemma-3-270m`, Google's Gemma 3 270M (the base model, not the one for "
+            f"chats), converted from a 4-bit file; the weights are under the {TERMS}"
         )
     return f"**Weights.** The outputs on this page come from {text}."
 
@@ -111,13 +108,12 @@ def figure(name, fig, alt):
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     plt.close(fig)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    width = re.search(r'width="([\d.]+)pt"', svg).group(1)
-    alt = alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    start = f'<svg role="img" aria-label="{alt}" style="width: {width}pt; max-width: 100%; height: auto"'
-    svg = re.sub(r'<svg ([^>]*?)width="[^"]*"', rf"{{START}} \1", svg, count=1)
-    svg = re.sub(r' height="[\d.]+pt"', "", svg, count=1).replace("{START}", start)
+    svg = buffer.getvalue().replace(INK, "currentColor")
+    tag, content = svg[svg.index("<svg") :].split(">", maxsplit=1)
+    width = re.search(r'width="([\d.]+)pt"', tag)[1]
+    tag = re.sub(r' (width|height)="[^"]*"', "", tag)
+    style = f"width: {width}pt; max-width: 100%; height: auto"
+    svg = f'{tag} role="img" aria-label="{html.escape(alt)}" style="{style}">{content}'
     # One figure's ids must not meet another's on the same page.
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     glue(name, HTML(svg), display=False)

@@ -36,6 +36,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
 from tangle import ROOT, Cell, Chapter, TangleError, read_chapters, tangle, write, write_atomically
 
 FORMAT = 1  # raise it when a change of this file changes outputs
@@ -299,6 +300,7 @@ def environment(root: Path) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "TQDM_DISABLE": "1",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # a progress bar's, without its widget
     }
 
 

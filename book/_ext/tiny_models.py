@@ -9,6 +9,7 @@ came from.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -17,7 +18,6 @@ from typing import Any
 
 import nbformat
 from docutils import nodes
-from execute import ExecuteError, execute_stale, executed_path
 from myst_nb.core.read import read_myst_markdown_notebook
 from myst_nb.ext.glue.utils import PendingGlueReference
 from pygments import highlight
@@ -27,7 +27,9 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
-from tangle import Fragment, Tangled, TangleError, tangle, write, write_atomically
+
+from execute import ExecuteError, execute_stale, executed_path
+from tangle import Fragment, Tangled, TangleError, check, tangle, write, write_atomically
 
 LOGGER = logging.getLogger(__name__)
 
@@ -67,12 +69,16 @@ book: Book  # set once per build; MyST-NB gives its readers nothing but the text
 def prepare(app: Sphinx) -> None:
     """Tangle and execute, before anything is read.
 
+    Where CI is set, src/ is what was committed, and has to agree with the chapters as it is.
     What goes wrong here is the author's to put right. Jupyter Book would bury an exception in
     tracebacks; an exit leaves the message alone.
     """
     global book
     root = Path(app.srcdir)
     try:
+        if os.environ.get("CI") and (differences := check(root)):
+            advice = "src/ is not what the chapters say: run `make tangle` and commit the result"
+            raise TangleError("\n".join([*differences, advice]))
         for done in write(root):
             LOGGER.info("tangle: %s", done)
         book = Book(app, root, tangle(root))
