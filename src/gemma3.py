@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{jax,tokenizer,norms,attention,generate}.md; sha256 daaa274c1c93
+# Tangled from book/gemma3/{jax,tokenizer,norms,attention,generate}.md; sha256 20e081db8955
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import argparse
@@ -67,9 +67,8 @@ class Tokenizer:
         for word in self.words(text.replace("▁", " ")):
             parts = self.symbols(word)
             while joined := [p for p in map("".join, zip(parts, parts[1:])) if p in self.learned]:
-                best = min(joined, key=self.learned.get)
-                i = list(map("".join, zip(parts, parts[1:]))).index(best)
-                parts[i : i + 2] = [best]
+                i = [*map("".join, zip(parts, parts[1:]))].index(min(joined, key=self.learned.get))
+                parts[i : i + 2] = [parts[i] + parts[i + 1]]
             for part in parts:
                 ids += self.ids.get(part) or [self.byte_ids[byte][0] for byte in part.encode()]
         return ids
@@ -116,8 +115,7 @@ def step(config, params, ids, cache, start, last):
     norm = functools.partial(rms_norm, eps=config.rms_norm_eps)
     x = params["embed_tokens"][ids].astype(jnp.float32) * config.hidden_size**0.5
     for i, kind in enumerate(config.layer_types):  # x stays (T, hidden_size)
-        layer = f"layers.{i}."
-        p = {name.removeprefix(layer): w for name, w in params.items() if name.startswith(layer)}
+        p = {n.split(".", 2)[2]: w for n, w in params.items() if n.startswith(f"layers.{i}.")}
         y, cache[i] = attention(config, p, norm(x, p["input_layernorm"]), cache[i], start, kind)
         x = x + norm(y, p["post_attention_layernorm"])
         h = norm(x, p["pre_feedforward_layernorm"])
@@ -178,6 +176,8 @@ def main():
         template = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n" if chat else "{}"
         ids = [BOS, *tokenizer.encode(template.format(args.prompt))]
         n_vocab, limit = len(params["embed_tokens"]), config.max_position_embeddings
+        if n_vocab != len(tokenizer.token_bytes):
+            parser.error(f"{args.model}: tokenizer.model and the weights differ; download both again")
         if not args.prompt or len(ids) >= limit:
             parser.error(f"the prompt has {len(ids)} tokens with <bos>; it needs 2 to {limit - 1}")
         if not 1 <= args.top_k <= n_vocab or not args.temperature >= 0 or args.tokens < 0:

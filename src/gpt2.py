@@ -1,11 +1,11 @@
-# Tangled from book/gpt2/{tokens,attention,model,generate}.md; sha256 a7cdc9c4e026
+# Tangled from book/gpt2/{tokens,attention,model,generate}.md; sha256 d65245d7786e
 """GPT-2 in PyTorch: load pre-trained weights and continue a prompt, on a CPU."""
 
 import argparse
 import codecs
 import functools
-import itertools
 import json
+from itertools import chain, takewhile
 from pathlib import Path
 
 import regex
@@ -158,8 +158,8 @@ def main():
         if not 1 <= args.top_k <= n_vocab or not args.temperature >= 0 or args.tokens < 0:
             parser.error(f"--top-k needs 1 to {n_vocab}, --temperature and --tokens 0 or more")
         drawn = generate(gpt2, ids, min(args.tokens, room), args.temperature, args.top_k, args.seed)
-        story = itertools.takewhile(lambda token: token != tokenizer.vocab[END_OF_TEXT], drawn)
-        for text in itertools.chain([args.prompt], tokenizer.decode(story), ["\n"]):
+        texts = tokenizer.decode(takewhile(lambda i: i != tokenizer.vocab[END_OF_TEXT], drawn))
+        for text in chain([args.prompt + next(texts, "")], texts, "\n"):
             print(text, end="", flush=True)
     except (KeyboardInterrupt, BrokenPipeError):
         parser.exit(130)

@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/training.md; sha256 8717a6806d02
+# Tangled from book/gpt2/training.md; sha256 19f09a4681d3
 """Train a small GPT-2 on a folder of texts; gpt2.py runs what it writes."""
 
 import argparse
@@ -15,8 +15,6 @@ from tqdm import tqdm
 
 from gpt2 import END_OF_TEXT, GPT2, Tokenizer
 
-HEADING = re.compile(r"[^a-z]{3,80}|.{3,60}(?<![.,;:!?'\")\]-])")
-
 
 def stories(book):
     """The stories of a book, a paragraph a line: what stands between headings, if long enough."""
@@ -24,7 +22,7 @@ def stories(book):
     book = book[:end] if end > len(book) / 2 else book
     found = [[]]
     for line in book.splitlines():
-        if not HEADING.fullmatch(line.strip()):
+        if not re.fullmatch(r"[^a-z]{3,80}|.{3,60}(?<![.,;:!?'\")\]-])", line.strip()):
             found[-1].append(line)
         elif not re.fullmatch(r"[IVX]+\.?", line.strip()):  # a bare numeral heads a story's part
             found.append([])
@@ -79,11 +77,12 @@ def held_out_loss(model, ids):
 
 def save(model, used, n_vocab, path):
     """Write the weights in GPT-2's layout: float16, linear ones (n_in, n_out), a row a token."""
-    state = {name: t.t() if ".c_" in name else t for name, t in model.state_dict().items()}
-    rows = state["wte.weight"]
-    state["wte.weight"] = (2 * rows.mean(0)).repeat(n_vocab, 1)  # tokens never seen: unlikely
-    state["wte.weight"][used] = rows
-    save_file({n: t.half().contiguous() for n, t in state.items()}, path, metadata={"format": "pt"})
+    never = -20 / model.ln_f.weight / (model.ln_f.bias / model.ln_f.weight).sum()
+    rows = never.detach().repeat(n_vocab, 1)  # their score is -20, whatever the final state is
+    rows[used] = model.wte.weight.detach()
+    state = {**model.state_dict(), "wte.weight": rows}
+    state = {n: (t.t() if ".c_" in n else t).half().contiguous() for n, t in state.items()}
+    save_file(state, path, metadata={"format": "pt"})
 
 
 def main():

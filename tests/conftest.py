@@ -1,6 +1,79 @@
-"""Let the tests import the book's extensions."""
+"""Let the tests import the book's code, and make tiny models for them to run."""
 
+import importlib.util
+import json
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book/_ext"))
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "book/_ext")]
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory):
+    """Make a directory with random weights and GPT-2's own vocabulary; its text never ends."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    directory = tmp_path_factory.mktemp("tiny-gpt2")
+    n_embd, n_positions, n_vocab = 8, 20_000, 50_257
+    config = {"model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5}
+    config |= {"n_embd": n_embd, "n_head": 2, "n_layer": 2, "n_positions": n_positions}
+    shapes = {"wte.weight": (n_vocab, n_embd), "wpe.weight": (n_positions, n_embd)}
+    layer = {"attn.c_attn": 3, "attn.c_proj": 1, "mlp.c_fc": 4}
+    for i in range(config["n_layer"]):
+        for name in ("ln_1", "ln_2"):
+            shapes |= {f"h.{i}.{name}.{part}": (n_embd,) for part in ("weight", "bias")}
+        for name, factor in layer.items():
+            shapes[f"h.{i}.{name}.weight"] = (n_embd, factor * n_embd)
+            shapes[f"h.{i}.{name}.bias"] = (factor * n_embd,)
+        shapes[f"h.{i}.mlp.c_proj.weight"] = (4 * n_embd, n_embd)
+        shapes[f"h.{i}.mlp.c_proj.bias"] = (n_embd,)
+    shapes |= {f"ln_f.{part}": (n_embd,) for part in ("weight", "bias")}
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=shape, scale=0.5) for name, shape in shapes.items()}
+    tensors["wte.weight"][-1] = 0  # <|endoftext|> is never among the likeliest
+    tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    save_file(tensors, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(config | {"vocab_size": n_vocab}))
+    for name in ("vocab.json", "merges.txt"):
+        (directory / name).write_bytes((ROOT / "book/models/fairy-gpt2" / name).read_bytes())
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma3(tmp_path_factory):
+    """Make a directory with random weights and a hand-made vocabulary; its text never ends."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    spec = importlib.util.spec_from_file_location("prepare", ROOT / "book/models/prepare.py")
+    prepare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prepare)
+    kinds = (prepare.CONTROL,) * 3 + (prepare.UNKNOWN,)
+    pieces = list(zip(("<pad>", "<eos>", "<bos>", "<unk>"), (0.0,) * 4, kinds, strict=True))
+    own = [f"<unused{i}>" for i in range(101)] + ["<start_of_turn>", "<end_of_turn>", "\n\n"]
+    pieces += [(text, 0.0, prepare.USER_DEFINED) for text in own]
+    pieces += [(f"<0x{byte:02X}>", 0.0, prepare.BYTE) for byte in range(256)]
+    learned = "he in er th the ▁t ▁a an on ▁the ing".split() + list("▁,.'\n") + list("ABCDEFGHIJ")
+    learned += [chr(letter) for letter in range(ord("a"), ord("z") + 1)] + ["é", "中"]
+    pieces += [(text, -float(i), prepare.NORMAL) for i, text in enumerate(learned)]
+
+    config = json.loads(json.dumps(prepare.CONFIG_OF_THE_FAMILY))
+    config |= {"vocab_size": len(pieces), "hidden_size": 16, "intermediate_size": 24}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    config |= {"num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]}
+    config |= {"sliding_window": 8, "max_position_embeddings": 20_000, "rms_norm_eps": 1e-6}
+    config |= {"rope_theta": 1e6, "query_pre_attn_scalar": 8}
+    rng = np.random.default_rng(0)
+    shapes = prepare.tensor_shapes(config).items()
+    tensors = {name: rng.normal(size=shape, scale=0.5) for name, shape in shapes}
+    tensors["model.embed_tokens.weight"][[1, 106]] = 0  # the two that end a text
+    tensors = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    directory = tmp_path_factory.mktemp("tiny-gemma3")
+    save_file(tensors, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "tokenizer.model").write_bytes(prepare.sentencepiece_model(pieces))
+    return directory

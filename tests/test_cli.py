@@ -1,0 +1,423 @@
+"""Both scripts as they are run: what they print, and what they say to whoever errs."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+SCRIPTS = ["gpt2", "gemma3"]
+both = pytest.mark.parametrize("script", SCRIPTS)
+
+
+@pytest.fixture
+def model(request, script, tmp_path):
+    """Copy the tiny model of a script, for the test to damage."""
+    directory = tmp_path / "model"
+    shutil.copytree(request.getfixturevalue(f"tiny_{script}"), directory)
+    return directory
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call a script's main as if from the command line; give status, stdout and stderr."""
+
+    def call(script: str, *arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *map(str, arguments)])
+        main = importlib.import_module(script).main
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def assert_one_line(script: str, result: tuple[int, str, str], *words: str) -> None:
+    """An error is exit status 2, nothing on stdout, and one line on stderr that says what."""
+    status, out, err = result
+    assert status == 2 and out == ""
+    assert err.startswith(f"{script}.py: ") and err.endswith("\n") and err.count("\n") == 1
+    assert len(err) < 600 and "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The variables for a script run on its own, which must not look for anything on the Hub."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return kept | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | changes
+
+
+def start(script: str, *arguments: str | bytes | Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, SRC / f"{script}.py", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment(), stdout=pipe, stderr=pipe, cwd="/")
+
+
+# --------------------------------------------------------------------------------- what it prints
+
+
+@both
+def test_the_prompt_then_the_text_then_a_newline(run, model, script):
+    options = ("--model", model, "--top-k", "5", "--seed", "3")
+    texts = [run(script, "the in", *options, "--tokens", n) for n in (0, 1, 9, 30)]
+    assert [(status, err) for status, _, err in texts] == [(0, "")] * 4
+    bodies = [out.removesuffix("\n") for _, out, _ in texts]
+    assert all(out.endswith("\n") for _, out, _ in texts)
+    assert bodies[0] == "the in"
+    for shorter, longer in zip(bodies, bodies[1:], strict=False):
+        assert longer.startswith(shorter.rstrip("\ufffd")) and len(longer) > len(shorter)
+
+
+@both
+def test_the_same_seed_gives_the_same_text(run, model, script):
+    options = ("the", "--model", model, "--tokens", "20", "--seed")
+    texts = [run(script, *options, seed) for seed in (1, 1, 2)]
+    assert [status for status, _, _ in texts] == [0, 0, 0]
+    assert texts[0] == texts[1] != texts[2]
+
+
+@both
+def test_temperature_0_and_top_k_1_are_greedy(run, model, script):
+    options = ("the", "--model", model, "--tokens", "20")
+    cold = [run(script, *options, "--temperature", "0", "--seed", seed) for seed in (1, 2)]
+    one = run(script, *options, "--top-k", "1", "--seed", "3")
+    assert cold[0] == cold[1] == one and one[0] == 0
+
+
+@both
+def test_the_prompt_steers_the_text(run, model, script):
+    options = ("--model", model, "--tokens", "20", "--temperature", "0")
+    texts = [run(script, prompt, *options)[1].removeprefix(prompt) for prompt in ("the", "in a")]
+    assert texts[0] != texts[1]
+
+
+def ids_of(script: str, directory: Path, *tokens: bytes) -> list[int]:
+    tokenizer = importlib.import_module(script).load(directory)[-1]
+    known = tokenizer.token_bytes
+    table = known if isinstance(known, dict) else dict(enumerate(known))
+    return [max(i for i, text in table.items() if text == token) for token in tokens]
+
+
+def teach(script: str, directory: Path, last: int, first: int, then: int) -> None:
+    """Make a tiny model say, after a prompt that ends with `last`, `first` and after it `then`."""
+    file = directory / "model.safetensors"
+    tensors = load_file(file)
+    if script == "gpt2":  # for a prompt of one token, by position
+        tensors = {name: np.zeros_like(tensor) for name, tensor in tensors.items()}
+        tensors["ln_f.weight"][:] = 1
+        tensors["wte.weight"][[first, then], [0, 1]] = 1
+        tensors["wpe.weight"][0, 0] = tensors["wpe.weight"][1:, 1] = 5
+    else:
+        for name in tensors:
+            if "post_" in name:
+                tensors[name][:] = -1  # so that the layers add nothing
+        embedding = tensors["model.embed_tokens.weight"]
+        embedding[:] = 0
+        embedding[last, 0], embedding[first, :2], embedding[then, :2] = 1, (2, -1), (1, 5)
+        tensors["model.norm.weight"][:] = -1
+        tensors["model.norm.weight"][:2] = 0, -2
+    save_file(tensors, file)
+
+
+STOPS = [("gpt2", 50_256), ("gemma3", 1), ("gemma3", 106)]
+
+
+@pytest.mark.parametrize(("script", "stop"), STOPS)
+def test_the_text_ends_where_the_model_ends_it(run, model, script, stop):
+    last, first = ids_of(script, model, b"the", b"in")
+    teach(script, model, last, first, then=stop)
+    assert run(script, "the", "--model", model, "--temperature", 0) == (0, "thein\n", "")
+
+
+@pytest.mark.parametrize(("script", "stop"), STOPS)
+def test_a_character_never_finished_becomes_a_replacement_character(run, model, script, stop):
+    last, first = ids_of(script, model, b"the", b"\xe4")
+    teach(script, model, last, first, then=stop)
+    assert run(script, "the", "--model", model, "--temperature", 0) == (0, "the\ufffd\n", "")
+
+
+@both
+def test_an_unfinished_character_is_held_back(model, script, monkeypatch):
+    """Each token's text is printed as soon as it comes, but only whole characters."""
+    said = ids_of(script, model, b"in", *(bytes([byte]) for byte in "中".encode()), b"the")
+    events = []
+
+    def generate(*_):
+        for token in said:
+            events.append(token)
+            yield token
+
+    class Terminal(io.StringIO):
+        def flush(self):
+            events.append(self.getvalue())
+            self.seek(0)
+            self.truncate()
+
+    monkeypatch.setattr(f"{script}.generate", generate)
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "argv", ["", "A", "--model", str(model)])
+    importlib.import_module(script).main()
+    sys.stdout.flush()
+    assert "".join(event for event in events if isinstance(event, str)) == "Ain中the\n"
+    assert events.index("中") == events.index(said[3]) + 1
+    assert events.index("the") == events.index(said[4]) + 1
+
+
+@both
+def test_the_text_fills_the_context_and_no_more(run, model, script):
+    """GPT-2's eight places, or seven beside <bos>: each "a" takes one."""
+    config(n_positions=8, max_position_embeddings=8)(model)
+    tensors = load_file(model / "model.safetensors")
+    tensors |= {name: tensor[:8] for name, tensor in tensors.items() if name == "wpe.weight"}
+    save_file(tensors, model / "model.safetensors")
+    options = ("--model", model, "--temperature", 0, "--tokens")
+    longest = " ".join("a" * (7 if script == "gpt2" else 6))
+    one = run(script, longest, *options, 1)
+    assert one == run(script, longest, *options, 50)
+    assert one[0] == 0 and len(one[1]) > len(longest) + 1
+    assert_one_line(script, run(script, longest + " a", *options, 1), "the prompt has 8 tokens")
+
+
+@both
+def test_help_names_every_option(run, script):
+    status, out, err = run(script, "--help")
+    assert (status, err) == (0, "")
+    for option in ("prompt", "--model", "--tokens", "--temperature", "--top-k", "--seed"):
+        assert option in out
+
+
+# ---------------------------------------------------------------------------------- bad arguments
+
+
+@both
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ([""], "the prompt has"),
+        (["x " * 20_000], "the prompt has"),
+        (["a\udcffb"], "UTF-8"),
+        (["a", "--top-k", "0"], "--top-k"),
+        (["a", "--top-k", "-3"], "--top-k"),
+        (["a", "--top-k", "50258"], "--top-k"),
+        (["a", "--temperature", "-1"], "--temperature"),
+        (["a", "--temperature", "nan"], "--temperature"),
+        (["a", "--tokens", "-1"], "--tokens"),
+        (["a", "--tokens", "abc"], "--tokens"),
+        (["a", "--seed", "1.5"], "--seed"),
+        (["a", "--colour", "blue"], "--colour"),
+        (["a", "b"], "b"),
+        (["a", "--model", "a/b/c"], "a/b/c"),
+        (["a", "--model", ""], "cannot read"),
+        (["a", "--model", "no/such/directory/"], "no/such/directory/"),
+        (["a", "--model", __file__], __file__),
+    ],
+)
+def test_bad_arguments_are_explained_in_one_line(run, model, script, arguments, word):
+    assert_one_line(script, run(script, "--model", model, *arguments), word)
+
+
+# -------------------------------------------------------------------------------- damaged models
+
+
+def write(name: str, data: bytes) -> Callable[[Path], None]:
+    return lambda model: (model / name).write_bytes(data) and None
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda model: (model / name).unlink()
+
+
+def cut(name: str, share: float) -> Callable[[Path], None]:
+    """Keep only the first part of a file, as an interrupted copy does."""
+
+    def damage(model: Path) -> None:
+        data = (model / name).read_bytes()
+        (model / name).write_bytes(data[: int(share * len(data))])
+
+    return damage
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    """Change keys of config.json; None removes one."""
+
+    def damage(model: Path) -> None:
+        new = json.loads((model / "config.json").read_bytes()) | changes
+        new = {key: value for key, value in new.items() if value is not None}
+        (model / "config.json").write_text(json.dumps(new))
+
+    return damage
+
+
+def header(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Change the header of model.safetensors and not the data."""
+
+    def damage(model: Path) -> None:
+        data = (model / "model.safetensors").read_bytes()
+        (size,) = struct.unpack("<Q", data[:8])
+        entries = json.loads(data[8 : 8 + size])
+        change(entries)
+        text = json.dumps(entries).encode()
+        lie = struct.pack("<Q", len(text)) + text + data[8 + size :]
+        (model / "model.safetensors").write_bytes(lie)
+
+    return damage
+
+
+def first(entries: dict[str, Any]) -> dict[str, Any]:
+    return next(entry for name, entry in entries.items() if name != "__metadata__")
+
+
+DAMAGE = {
+    "no weights": remove("model.safetensors"),
+    "empty weights": write("model.safetensors", b""),
+    "weights that are a page": write("model.safetensors", b"<html>Not found</html>" * 9),
+    "weights cut in the header": cut("model.safetensors", 0.0001),
+    "weights cut": cut("model.safetensors", 0.7),
+    "header longer than the file": write("model.safetensors", b"\xff\xff\xff\x7f\0\0\0\0{}"),
+    "header that is not JSON": write("model.safetensors", b"\2\0\0\0\0\0\0\0{]"),
+    "offsets beyond the end": header(lambda h: first(h)["data_offsets"].__setitem__(1, 10**9)),
+    "shape too large": header(lambda h: first(h).update(shape=[10**6, 10**6])),
+    "unknown type": header(lambda h: first(h).update(dtype="F13")),
+    "no tensors": header(dict.clear),
+    "no config": remove("config.json"),
+    "config that is not JSON": write("config.json", b"{"),
+    "config that is a list": write("config.json", b"[]"),
+    "config that is not UTF-8": write("config.json", b'{"model_type": "\xff"}'),
+    "config of another model": config(model_type="llama"),
+    "config without a model": config(model_type=None),
+}
+DAMAGE_OF = {
+    "gpt2": {
+        "config without n_head": config(n_head=None),
+        "config without n_embd": config(n_embd=None),
+        "config with a word for a number": config(n_layer="two"),
+        "config with too many layers": config(n_layer=3),
+        "config with another activation": config(activation_function="relu"),
+        "config with heads that do not divide": config(n_head=3),
+        "no vocab": remove("vocab.json"),
+        "empty vocab": write("vocab.json", b""),
+        "vocab cut": cut("vocab.json", 0.5),
+        "vocab that is a list": write("vocab.json", b"[]"),
+        "vocab without words": write("vocab.json", b"{}"),
+        "no merges": remove("merges.txt"),
+        "merges that are not UTF-8": write("merges.txt", b"#version\n\xff \xfe\n"),
+    },
+    "gemma3": {
+        "config without head_dim": config(head_dim=None),
+        "config without num_hidden_layers": config(num_hidden_layers=None),
+        "config with a word for a number": config(num_hidden_layers="two"),
+        "config with too many layers": config(num_hidden_layers=3, layer_types=None),
+        "config with another head_dim": config(head_dim=10),
+        "config of the other RoPE": config(rope_scaling={"rope_type": "linear", "factor": 8}),
+        "no tokenizer": remove("tokenizer.model"),
+        "empty tokenizer": write("tokenizer.model", b""),
+        "tokenizer cut": cut("tokenizer.model", 0.5),
+        "tokenizer that is a page": write("tokenizer.model", b"<html>Not found</html>"),
+        "tokenizer that is a pointer": write("tokenizer.model", b"version https://git-lfs.g"),
+        "tokenizer of zeros": write("tokenizer.model", bytes(5000)),
+        "tokenizer of ones": write("tokenizer.model", b"\xff" * 5000),
+    },
+}
+DAMAGED = [
+    pytest.param(script, damage, id=f"{script}: {name}")
+    for script in SCRIPTS
+    for name, damage in (DAMAGE | DAMAGE_OF[script]).items()
+]
+
+
+@pytest.mark.parametrize(("script", "damage"), DAMAGED)
+def test_a_damaged_model_is_explained_in_one_line(run, model, script, damage):
+    damage(model)
+    assert_one_line(script, run(script, "the", "--model", model, "--tokens", "5"), str(model))
+
+
+@both
+def test_every_missing_or_misshapen_tensor_is_noticed(run, model, script):
+    whole = load_file(model / "model.safetensors")
+    for name in sorted(whole):
+        shorter = [np.delete(whole[name], 0, axis) for axis in range(whole[name].ndim)]
+        for tensor in [None, *shorter, np.append(whole[name], whole[name][:1], 0)]:
+            tensors = {n: t for n, t in whole.items() if n != name}
+            if tensor is not None:
+                tensors[name] = np.ascontiguousarray(tensor)
+            save_file(tensors, model / "model.safetensors")
+            result = run(script, "the", "--model", model, "--tokens", "1")
+            assert result[0] == 2, (name, tensor is not None and tensor.shape)
+            assert_one_line(script, result, "damaged")
+
+
+@pytest.mark.parametrize("script", ["gemma3"])
+def test_a_tokenizer_cut_anywhere_is_noticed(run, model, script):
+    """Up to where its last piece begins; what follows the pieces is not used."""
+    data = (model / "tokenizer.model").read_bytes()
+    for length in range(0, data.index("中".encode()) - 4, 83):
+        (model / "tokenizer.model").write_bytes(data[:length])
+        assert_one_line(script, run(script, "the", "--model", model, "--tokens", "3"), "damaged")
+
+
+# ---------------------------------------------------------------------------- as a real process
+
+
+@both
+def test_utf8_goes_in_and_comes_out(model, script):
+    prompt = "Les élèves “naïfs” 中"
+    command = [sys.executable, SRC / f"{script}.py", prompt, "--model", model, "--tokens", "4"]
+    process = subprocess.run(command, capture_output=True, env=environment(), cwd="/")
+    assert (process.returncode, process.stderr) == (0, b"")
+    text = process.stdout.decode("utf-8")
+    assert text.startswith(prompt) and text.endswith("\n") and len(text) > len(prompt) + 1
+
+
+@both
+def test_a_prompt_that_is_not_utf8_is_explained(model, script):
+    process = start(script, b"caf\xe9", "--model", model)
+    out, err = process.communicate(timeout=60)
+    assert_one_line(script, (process.returncode, out.decode(), err.decode()), "UTF-8")
+
+
+@both
+def test_ctrl_c_ends_the_text_without_a_traceback(model, script):
+    process = start(script, "the in", "--model", model, "--tokens", "19000")
+    begun = process.stdout.read(40)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert begun.startswith(b"the in")
+    assert (process.returncode, err) == (130, b"")
+
+
+@both
+def test_a_closed_pipe_ends_the_text_silently(model, script):
+    process = start(script, "the in", "--model", model, "--tokens", "19000")
+    process.stdout.read(40)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) != 0 and err == b""
+    process.stderr.close()
+
+
+@both
+def test_importing_does_nothing_else(tmp_path, script):
+    command = [sys.executable, "-B", "-c", f"import {script}", "--nonsense"]
+    variables = environment(PYTHONPATH=str(SRC), HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    process = subprocess.run(command, capture_output=True, env=variables, cwd=tmp_path)
+    assert (process.returncode, process.stdout, process.stderr) == (0, b"", b"")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,163 @@
+"""Models by name: the real `huggingface_hub` in a process of its own, and a Hub on this machine."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub_server import COMMIT, HubServer
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+NAMES = {"gpt2": "someone/tiny-gpt2", "gemma3": "someone/tiny-gemma3"}
+FILES = {
+    "gpt2": {"config.json", "model.safetensors", "vocab.json", "merges.txt"},
+    "gemma3": {"config.json", "model.safetensors", "tokenizer.model"},
+}
+# The library waits between attempts, up to half a minute in all: here, not at all.
+IMPATIENT = """
+import runpy, sys, time
+time.sleep = lambda seconds: None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+both = pytest.mark.parametrize("script", list(NAMES))
+gpt2_only = pytest.mark.parametrize("script", ["gpt2"])
+gemma3_only = pytest.mark.parametrize("script", ["gemma3"])
+
+
+@pytest.fixture
+def hub(tiny_gpt2, tiny_gemma3):
+    with HubServer({NAMES["gpt2"]: tiny_gpt2, NAMES["gemma3"]: tiny_gemma3}) as server:
+        yield server
+
+
+@pytest.fixture
+def run(tmp_path, hub):
+    """Run a script with an empty cache of the Hub's files, in a home of its own."""
+
+    def call(script: str, name: str | None = None, **changes: str) -> tuple[int, str, str]:
+        kept = {n: v for n, v in os.environ.items() if not n.startswith("HF_")}
+        kept = {n: v for n, v in kept.items() if not n.lower().endswith("_proxy")}
+        kept |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache")}
+        kept |= {"HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", IMPATIENT, SRC / f"{script}.py", "the", "--tokens", "4"]
+        command += ["--model", name or NAMES[script]]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=kept | changes, cwd=tmp_path, timeout=120
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+def cached(tmp_path: Path, script: str) -> dict[str, int]:
+    """Give the files that the cache shows under their names, and their sizes."""
+    folder = f"cache/hub/models--{NAMES[script].replace('/', '--')}/snapshots/{COMMIT}"
+    return {path.name: path.stat().st_size for path in (tmp_path / folder).glob("*")}
+
+
+def assert_text(result: tuple[int, str, str]) -> None:
+    status, out, err = result
+    assert (status, err) == (0, "")
+    assert out.startswith("the") and out.endswith("\n") and len(out) > 4
+
+
+def assert_one_line(script: str, result: tuple[int, str, str], *words: str) -> None:
+    status, out, err = result
+    assert (status, out) == (2, "")
+    assert err.startswith(f"{script}.py: ") and err.endswith("\n") and err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+@both
+def test_a_model_is_downloaded_once_and_then_works_offline(run, hub, tmp_path, script):
+    first = run(script)
+    assert_text(first)
+    assert sorted(hub.downloads()) == sorted(FILES[script]) == sorted(cached(tmp_path, script))
+    assert {authorization for *_, authorization in hub.requests} == {""}
+    hub.requests.clear()
+    assert run(script, HF_HUB_OFFLINE="1") == first
+    assert hub.requests == []
+
+
+@gpt2_only
+def test_a_second_run_downloads_nothing(run, hub, script):
+    assert_text(run(script))
+    hub.requests.clear()
+    assert_text(run(script))
+    assert hub.requests and hub.downloads() == []
+
+
+@gemma3_only
+def test_a_gated_model_without_a_token_tells_what_to_do(run, hub, tmp_path, script):
+    hub.token = "hf_secret"
+    result = run(script)
+    assert_one_line(script, result, NAMES[script], "HF_TOKEN", "must have access", "log in")
+    assert cached(tmp_path, script) == {}
+
+
+@gemma3_only
+def test_a_gated_model_whose_licence_was_not_accepted_tells_where(run, hub, script):
+    hub.token, hub.approved = "hf_secret", False
+    result = run(script, HF_TOKEN="hf_secret")
+    page = f"https://huggingface.co/{NAMES[script]}"
+    assert_one_line(script, result, "restricted", f"Visit {page} to ask for access")
+    assert "hf_secret" not in result[2]
+
+
+@gemma3_only
+def test_hf_token_opens_a_gated_model(run, hub, script):
+    hub.token = "hf_secret"
+    assert_text(run(script, HF_TOKEN="hf_secret"))
+    assert {authorization for *_, authorization in hub.requests} == {"Bearer hf_secret"}
+
+
+@both
+def test_a_repository_that_does_not_exist_is_named(run, hub, tmp_path, script):
+    assert_one_line(script, run(script, "no-one/nothing"), "no-one/nothing", "check its name")
+    assert hub.downloads() == []
+
+
+@gemma3_only
+def test_a_file_that_does_not_exist_is_named(run, hub, script):
+    """As when the name is that of a model of another kind."""
+    name = NAMES["gpt2"]
+    assert_one_line(script, run(script, name), name, "tokenizer.model")
+
+
+@gemma3_only
+def test_a_connection_that_breaks_is_tried_again(run, hub, script):
+    hub.breaks["model.safetensors"] = 1000, 2
+    assert_text(run(script))
+    assert hub.downloads().count("model.safetensors") == 3
+
+
+@gemma3_only
+def test_half_a_file_is_never_left_under_its_name(run, hub, tmp_path, tiny_gemma3, script):
+    hub.breaks["model.safetensors"] = 1000, math.inf
+    assert_one_line(script, run(script), NAMES[script], "closed connection")
+    assert "model.safetensors" not in cached(tmp_path, script)
+    assert not list(tmp_path.rglob("*.incomplete"))
+    hub.breaks.clear()
+    assert_text(run(script))
+    size = (tiny_gemma3 / "model.safetensors").stat().st_size
+    assert cached(tmp_path, script)["model.safetensors"] == size
+
+
+@both
+def test_without_a_network_the_error_is_one_line(run, hub, script):
+    closed = HubServer({})
+    closed.server.server_close()
+    assert_one_line(script, run(script, HF_ENDPOINT=closed.url), NAMES[script], "network")
+
+
+@gemma3_only
+def test_offline_and_never_downloaded_is_one_line(run, hub, script):
+    assert_one_line(script, run(script, HF_HUB_OFFLINE="1"), NAMES[script], "network")
+    assert hub.requests == []
