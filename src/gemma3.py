@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{jax,tokenizer,norms,attention,generate}.md; sha256 933aed0c1fe9
+# Tangled from book/gemma3/{jax,tokenizer,norms,attention,generate}.md; sha256 275440a555f3
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import argparse
@@ -177,7 +177,7 @@ def main():
         ids = [BOS, *tokenizer.encode(template.format(args.prompt))]
         n_vocab, limit = len(params["embed_tokens"]), config.max_position_embeddings
         if n_vocab != len(tokenizer.token_bytes):
-            parser.error(f"{args.model}: tokenizer.model does not fit the weights: get both again")
+            parser.error(f"{args.model} is damaged: tokenizer and weights differ, get it again")
         if not args.prompt or len(ids) >= limit:
             parser.error(f"the prompt has {len(ids)} tokens with <bos>; it needs 2 to {limit - 1}")
         if not 1 <= args.top_k <= n_vocab or not args.temperature >= 0 or args.tokens < 0:

@@ -185,7 +185,7 @@ def test_kernels_run_this_python_in_the_root_with_our_modules(executed):
     folder, interpreter = shell[0].text.splitlines()
     assert folder == "."  # not a path of this machine
     assert Path(interpreter).parent == Path(sys.executable).parent
-    assert python[0].text == f"['src', 'book/_ext'] {sys.executable}\n"
+    assert python[0].text == f"['src', 'book/_ext'] {os.path.normpath(sys.executable)}\n"
 
 
 def test_nothing_is_executed_twice(book):
