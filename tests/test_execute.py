@@ -378,11 +378,13 @@ def test_dry_run_names_chapters_and_reasons(book, capsys):
 # --------------------------------------------------------------------------- together with Sphinx
 
 
-def build(root):
+def build(root, ci=False):
     """Build the book with Jupyter Book; give what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment |= {"CI": "true"} if ci else {}
     start = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", ".", "-W", "--keep-going"]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
     return run.returncode, run.stdout + run.stderr
 
 
@@ -400,8 +402,14 @@ def test_an_incremental_build_shows_what_is_new_and_nothing_stale(book):
     assert "src/helper.html#L5-L5" in model.read_text()
     assert "<pre><span></span>2\n</pre>" in use.read_text()
 
-    # The chapter itself is as it was, but what it shows is not.
+    # CI has to see a src/ that was not tangled before it was committed.
     replace(sources(book, "model"), "2 * SIZE", "3 * SIZE  # more")
+    status, printed = build(book, ci=True)
+    assert status == 1
+    assert "2 * SIZE" in printed and "3 * SIZE" in printed
+    assert "make tangle" in printed and "Traceback" not in printed
+
+    # The chapter itself is as it was, but what it shows is not.
     status, printed = build(book)
     assert status == 0, printed
     assert "executing book/use: src/helper.py changed" in printed
