@@ -20,20 +20,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # --- weights ---------------------------------------------------------------------------------
 
+ON_HUB = os.environ.get("TINY_MODELS_WEIGHTS") == "hub"
 HUB = {"fairy-gpt2": "openai-community/gpt2", "gemma-3-270m": "google/gemma-3-270m"}
 TERMS = "[Gemma Terms of Use](https://ai.google.dev/gemma/terms)"
 
 
 def weights(name):
     """The directory of embedded weights, or with TINY_MODELS_WEIGHTS=hub their Hub repository."""
-    if os.environ.get("TINY_MODELS_WEIGHTS", "embedded") == "hub":
+    if ON_HUB:
         return HUB[name]
     return os.path.relpath(ROOT / "book" / "models" / name)
 
 
 def weights_file(name, file):
     """The path of one file of these weights, downloaded first if they are on the Hub."""
-    if os.environ.get("TINY_MODELS_WEIGHTS", "embedded") == "hub":
+    if ON_HUB:
         from huggingface_hub import hf_hub_download, logging
 
         logging.set_verbosity_error()
@@ -47,7 +48,7 @@ def provenance(*names):
 
 
 def _describe(name):
-    if os.environ.get("TINY_MODELS_WEIGHTS", "embedded") == "hub":
+    if ON_HUB:
         text = f"`{HUB[name]}`, downloaded from the Hugging Face Hub"
     elif name == "fairy-gpt2":
         config = json.loads((ROOT / "book/models/fairy-gpt2/config.json").read_text())
