@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 BOOK_READY := $(VENV)/.requirements
 TEST_READY := $(VENV)/.test-requirements
+BENCH := .venv-bench
+BENCH_READY := $(BENCH)/.requirements
 
-.PHONY: book test tangle untangle models serve clean
+.PHONY: book test bench tangle untangle models serve clean
 
 book: models  ## build the book into _build/html
 	$(BIN)/jupyter-book build . --warningiserror --keep-going
@@ -14,6 +16,9 @@ book: models  ## build the book into _build/html
 test: models $(TEST_READY)  ## run the tests; those of the pages want `make book` first
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m pytest
+
+bench: $(BENCH_READY)  ## measure src/gpt2.py and its peers (`make bench ARGS="decode prompt"`: only these)
+	$(BENCH)/bin/python tests/bench $(ARGS)
 
 tangle: $(BOOK_READY)  ## write src/ from the chapters (`make tangle CHECK=1` only compares)
 	$(BIN)/python book/_ext/tangle.py $(if $(CHECK),--check)
@@ -37,4 +42,9 @@ $(BOOK_READY): requirements.txt
 
 $(TEST_READY): $(BOOK_READY) tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement tests/requirements.txt
+	touch $@
+
+$(BENCH_READY): tests/bench/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --requirement tests/bench/requirements.txt
 	touch $@

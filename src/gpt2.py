@@ -1,16 +1,18 @@
-# Tangled from book/gpt2/{tokens,attention,model,generate}.md; sha256 d65245d7786e
+# Tangled from book/gpt2/{tokens,attention,model,weights,generate}.md; sha256 cfa8e3df95b7
 """GPT-2 in PyTorch: load pre-trained weights and continue a prompt, on a CPU."""
 
 import argparse
 import codecs
 import functools
+import heapq
 import json
-from itertools import chain, takewhile
+import warnings
+from itertools import chain, takewhile, tee
 from pathlib import Path
 
 import regex
 import torch
-from huggingface_hub import errors, hf_hub_download, logging
+from huggingface_hub import hf_hub_download, logging
 from safetensors.torch import load_file
 from torch import nn
 
@@ -20,68 +22,64 @@ WORD = regex.compile(r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 
 class Tokenizer:
     """Byte-level byte-pair encoding (Radford et al., 2019, section 2.2)."""
-    def __init__(self, vocab, merges):
+    def __init__(self, vocab):
         printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
         others = iter(range(256, 512))
-        self.symbol = {b: chr(b if b in printable else next(others)) for b in range(256)}
-        byte = {symbol: b for b, symbol in self.symbol.items()}
+        byte = {chr(b if b in printable else next(others)): b for b in range(256)}
         self.token_bytes = {i: bytes(byte[s] for s in token) for token, i in vocab.items()}
-        self.vocab = vocab
-        self.rank = {tuple(line.split(" ")): rank for rank, line in enumerate(merges)}
+        self.id = {token: i for i, token in self.token_bytes.items()}
+        self.end_of_text = vocab[END_OF_TEXT]
         self.merge = functools.lru_cache(2**16)(self.merge)  # most words come again
 
     def merge(self, word):
-        """Token ids of one word: its bytes, neighbours joined, the pair learned first first."""
-        parts = [self.symbol[b] for b in word.encode()]
-        while pairs := [pair for pair in zip(parts, parts[1:]) if pair in self.rank]:
-            i = list(zip(parts, parts[1:])).index(min(pairs, key=self.rank.get))
-            parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        return [self.vocab[part] for part in parts]
+        """Token ids of one word: neighbours that make a token are joined, lowest id first."""
+        data, never = word.encode(), len(self.id)
+        end = {i: i + 1 for i in range(len(data))}  # of the part that begins at i
+        begin = {j: i for i, j in end.items()}  # of the part that ends at j
+        heap = sorted((self.id.get(data[i : i + 2], never), i, i + 1, i + 2) for i in end)
+        while heap and heap[0][0] < never:
+            _, a, b, c = heapq.heappop(heap)
+            if end.get(a) == b and end.get(b) == c:  # both parts still stand
+                end[a], begin[c] = c, a
+                del end[b]
+                for i, j, k in ((begin.get(a, 0), a, c), (a, c, end.get(c, 0))):
+                    heapq.heappush(heap, (self.id.get(data[i:k], never), i, j, k))
+        return [self.id[data[i:j]] for i, j in end.items()]
 
     def encode(self, text):
         """Token ids of a text."""
         ids = []
-        for i, part in enumerate(text.split(END_OF_TEXT)):
-            ids += [self.vocab[END_OF_TEXT]] * (i > 0)
-            ids += [token for word in WORD.findall(part) for token in self.merge(word)]
-        return ids
+        for part in text.split(END_OF_TEXT):
+            ids += [i for word in WORD.findall(part) for i in self.merge(word)] + [self.end_of_text]
+        return ids[:-1]  # the last part has no end of text behind it
 
     def decode(self, ids):
         """Yield the text of token ids, whole characters at a time; U+FFFD for invalid UTF-8."""
         return codecs.iterdecode((self.token_bytes[i] for i in ids), "utf-8", "replace")
 
 
-class Attention(nn.Module):
-    """Causal multi-head self-attention (Vaswani et al., 2017, section 3.2)."""
-    def __init__(self, n_embd, n_head):
-        super().__init__()
-        self.n_head, self.d = n_head, n_embd // n_head
-        self.c_attn = nn.Linear(n_embd, 3 * n_embd)
-        self.c_proj = nn.Linear(n_embd, n_embd)
-
-    def forward(self, x, cache=None, start=0):
-        B, T, C = x.shape
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, self.d).permute(2, 0, 3, 1, 4)
-        if cache is not None:  # (2, B, n_head, room, d)
-            cache[..., start : start + T, :] = torch.stack((k, v))
-            k, v = cache[..., : start + T, :]  # each (B, n_head, S, d), where S = start + T
-        visible = torch.ones(T, k.shape[2], dtype=torch.bool).tril(start)  # no key after its query
-        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+def attention(x, n_head, c_attn, c_proj, cache=None):
+    """Causal multi-head self-attention (Vaswani et al., 2017, section 3.2) of x (B, T, C)."""
+    B, T, C = x.shape
+    q, k, v = qkv = c_attn(x).view(B, T, 3, n_head, C // n_head).permute(2, 0, 3, 1, 4)
+    if cache is not None:  # (2, B, n_head, S, d); the last T of S positions are those of x
+        cache[..., -T:, :] = qkv[1:]
+        k, v = cache
+    y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=T > 1)  # T is S, or 1
+    return c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
 class Block(nn.Module):
     """Attention, then a two-layer MLP; each reads x normalized and adds to x."""
-    def __init__(self, n_embd, n_head, eps):
+    def __init__(self, C, n_head, eps):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(n_embd, eps)
-        self.attn = Attention(n_embd, n_head)
-        self.ln_2 = nn.LayerNorm(n_embd, eps)
-        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(n_embd, 4 * n_embd)})
-        self.mlp["c_proj"] = nn.Linear(4 * n_embd, n_embd)
+        self.n_head = n_head
+        self.ln_1, self.ln_2 = nn.LayerNorm(C, eps), nn.LayerNorm(C, eps)
+        self.attn = nn.ModuleDict({"c_attn": nn.Linear(C, 3 * C), "c_proj": nn.Linear(C, C)})
+        self.mlp = nn.ModuleDict({"c_fc": nn.Linear(C, 4 * C), "c_proj": nn.Linear(4 * C, C)})
 
-    def forward(self, x, cache=None, start=0):
-        x = x + self.attn(self.ln_1(x), cache, start)
+    def forward(self, x, cache=None):
+        x = x + attention(self.ln_1(x), self.n_head, **self.attn, cache=cache)
         h = nn.functional.gelu(self.mlp["c_fc"](self.ln_2(x)), approximate="tanh")  # (B, T, 4C)
         return x + self.mlp["c_proj"](h)
 
@@ -90,85 +88,87 @@ class GPT2(nn.Module):
     """The transformer of Radford et al. (2019); its parameters bear the checkpoint's names."""
     def __init__(self, config):
         super().__init__()
-        if (config["model_type"], config["activation_function"]) != ("gpt2", "gelu_new"):
-            raise ValueError(f"a {config['model_type']} model is not a GPT-2")
-        n_embd, n_head, eps = (config[key] for key in ("n_embd", "n_head", "layer_norm_epsilon"))
-        self.wte = nn.Embedding(config["vocab_size"], n_embd)
-        self.wpe = nn.Embedding(config["n_positions"], n_embd)
-        self.h = nn.ModuleList(Block(n_embd, n_head, eps) for _ in range(config["n_layer"]))
-        self.ln_f = nn.LayerNorm(n_embd, eps)
+        C, n_head, eps = (config[key] for key in ("n_embd", "n_head", "layer_norm_epsilon"))
+        self.wte = nn.Embedding.from_pretrained(torch.empty(config["vocab_size"], C), freeze=False)
+        self.wpe = nn.Embedding.from_pretrained(torch.empty(config["n_positions"], C), freeze=False)
+        self.h = nn.ModuleList(Block(C, n_head, eps) for _ in range(config["n_layer"]))
+        self.ln_f = nn.LayerNorm(C, eps)
+        self.lm_head = nn.Linear(C, config["vocab_size"], bias=False)
 
     def forward(self, ids, cache=None, start=0):
-        """Final states (B, T, n_embd) of ids (B, T), the first of which is at position start."""
+        """Final states (B, T, C) of ids (B, T); their first position is start, 0 unless T is 1."""
         x = self.wte(ids) + self.wpe.weight[start : start + ids.shape[1]]
         for i, block in enumerate(self.h):
-            x = block(x, None if cache is None else cache[i], start)
+            x = block(x, None if cache is None else cache[i, ..., : start + ids.shape[1], :])
         return self.ln_f(x)
 
 
-@torch.inference_mode()
-def generate(model, ids, n_tokens, temperature=1, top_k=1, seed=0):
-    """Yield n_tokens ids that continue ids, each drawn from the top_k likeliest."""
-    generator = torch.Generator().manual_seed(seed)
-    attn = model.h[0].attn
-    cache = torch.empty(len(model.h), 2, 1, attn.n_head, len(ids) + n_tokens, attn.d)
-    x, start = torch.tensor([ids]), 0
-    for _ in range(n_tokens):
-        state = model(x, cache, start)[0, -1]  # (n_embd,)
-        scores, candidates = (state @ model.wte.weight.T).topk(top_k if temperature else 1)
-        weights = torch.softmax(scores / (temperature or 1), dim=0)
-        start += x.shape[1]
-        x = candidates[torch.multinomial(weights, 1, generator=generator)][None]  # (1, 1)
-        yield x.item()
-
-
-def load(model):
+def load(model, int8=False):
     """The GPT2 and the Tokenizer of a model: a directory, or a repository on the Hub."""
-    if not Path(model).is_dir():
-        logging.set_verbosity_error()  # an error is one line on stderr, see main
-        names = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
-        model = [Path(hf_hub_download(model, name)).parent for name in names][0]
+    logging.set_verbosity_error()  # an error is one line on stderr, see main
+    find = Path if Path(model).is_dir() else hf_hub_download  # both take a model and a file's name
+    config = json.loads(Path(find(model, "config.json")).read_bytes())
+    vocab = json.loads(Path(find(model, "vocab.json")).read_bytes())
     with torch.device("meta"):  # shapes only; model.safetensors has the values
-        network = GPT2(json.loads(Path(model, "config.json").read_bytes()))
-    tensors = load_file(Path(model, "model.safetensors")).items()
+        network = GPT2(config)
+    tensors = load_file(find(model, "model.safetensors")).items()
     tensors = {name.removeprefix("transformer."): t.float() for name, t in tensors}
+    tensors["lm_head.weight"] = tensors["wte.weight"]
     state = {n: tensors[n].t() if ".c_" in n else tensors[n] for n in network.state_dict()}
     network.load_state_dict(state, assign=True)
-    merges = Path(model, "merges.txt").read_text("utf-8").splitlines()[1:]
-    return network, Tokenizer(json.loads(Path(model, "vocab.json").read_bytes()), merges)
+    if int8:
+        warnings.filterwarnings("ignore", "torch.*quanti")  # PyTorch announces a successor
+        kinds = {nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
+        torch.ao.quantization.quantize_dynamic(network, kinds, inplace=True)
+    return network, Tokenizer(vocab)
+
+
+@torch.inference_mode()
+def generate(model, ids, tokens, temperature=0, top_k=1, top_p=1, seed=0, samples=1):
+    """Yield up to tokens lists of the next ids, one for each of samples that begin with ids."""
+    generator = torch.Generator().manual_seed(seed)
+    n_head, d = model.h[0].n_head, model.wte.embedding_dim // model.h[0].n_head
+    cache = torch.empty(len(model.h), 2, samples, n_head, len(ids) + tokens, d)
+    x, start = torch.tensor([ids] * samples), 0
+    for _ in range(tokens):
+        scores, best = model.lm_head(model(x, cache, start)[:, -1]).topk(top_k)  # (samples, top_k)
+        p = torch.softmax(scores / max(temperature, 1e-9), dim=1)
+        p[p.cumsum(dim=1) - p >= top_p] = 0  # likelier ones have top_p already
+        start += x.shape[1]
+        x = best.gather(1, torch.multinomial(p, 1, generator=generator))  # (samples, 1)
+        yield x[:, 0].tolist()
 
 
 def main():
-    """The command line; an error is one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.error = lambda text: parser.exit(2, f"gpt2.py: {' '.join(str(text).split())[:500]}\n")
-    parser.add_argument("prompt", nargs="?", default="The Eiffel tower is")
+    parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
+    parser.add_argument("prompt", nargs="?", default="The Eiffel tower is", help="- reads stdin")
     parser.add_argument("--model", default="openai-community/gpt2", help="repository or directory")
-    parser.add_argument("--tokens", type=int, default=100, help="how many to generate at most")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
-    parser.add_argument("--top-k", type=int, default=40, help="sample from the k likeliest")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--int8", action="store_true", help="round the weights to 8 bits: faster")
+    knobs = {"tokens": 100, "temperature": 0.8, "top-k": 40, "top-p": 1.0, "seed": 0, "samples": 1}
+    for name, value in knobs.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default: {value}")
     args = parser.parse_args()
     try:
-        gpt2, tokenizer = load(args.model)
-        ids = tokenizer.encode(args.prompt)
-        n_vocab, room = len(gpt2.wte.weight), len(gpt2.wpe.weight) - len(ids)
+        prompt = args.prompt if args.prompt != "-" else open(0).read().removesuffix("\n")
+        gpt2, tokenizer = load(args.model, args.int8)
+        ids = tokenizer.encode(prompt)
+        V, room = gpt2.wte.num_embeddings, gpt2.wpe.num_embeddings - len(ids)
         if not ids or room < 1:
             parser.error(f"the prompt has {len(ids)} tokens; it needs 1 to {room + len(ids) - 1}")
-        if not 1 <= args.top_k <= n_vocab or not args.temperature >= 0 or args.tokens < 0:
-            parser.error(f"--top-k needs 1 to {n_vocab}, --temperature and --tokens 0 or more")
-        drawn = generate(gpt2, ids, min(args.tokens, room), args.temperature, args.top_k, args.seed)
-        texts = tokenizer.decode(takewhile(lambda i: i != tokenizer.vocab[END_OF_TEXT], drawn))
-        for text in chain([args.prompt + next(texts, "")], texts, "\n"):
-            print(text, end="", flush=True)
+        if not min(args.top_p, args.top_k, args.samples) > 0 <= min(args.temperature, args.tokens):
+            parser.error("--top-k, --top-p and --samples are more than 0, other options at least 0")
+        options = args.temperature, min(args.top_k, V), args.top_p, args.seed % 2**64, args.samples
+        drawn = generate(gpt2, ids, min(args.tokens, room), *options)
+        for n, rows in enumerate(tee(drawn, args.samples)):
+            ids = takewhile(lambda i: i != tokenizer.end_of_text, (row[n] for row in rows))
+            for text in chain([prompt], tokenizer.decode(ids), "\n" * min(args.samples, 2)):
+                print(text, end="", flush=True)
+        if args.tokens > room and next(drawn, None) is None:
+            parser.exit(0, "gpt2.py: the context is full\n")
     except (KeyboardInterrupt, BrokenPipeError):
         parser.exit(130)
-    except UnicodeEncodeError:
-        parser.error("the prompt is not valid UTF-8: check the terminal's encoding")
-    except (OSError, errors.HFValidationError) as error:
-        parser.error(f"cannot read {args.model}: check its name and the network ({error})")
-    except Exception as error:
-        parser.error(f"{args.model} is damaged or not a GPT-2: download it again ({error!r})")
+    except Exception as e:
+        parser.error(f"is {args.model} a GPT-2, the prompt UTF-8? {' '.join(str(e).split()[:60])}")
 
 
 if __name__ == "__main__":

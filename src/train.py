@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/training.md; sha256 19f09a4681d3
+# Tangled from book/gpt2/training.md; sha256 a438c7adde4f
 """Train a small GPT-2 on a folder of texts; gpt2.py runs what it writes."""
 
 import argparse
@@ -11,30 +11,24 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from tqdm import tqdm
+from tqdm import trange
 
 from gpt2 import END_OF_TEXT, GPT2, Tokenizer
 
 
 def stories(book):
     """The stories of a book, a paragraph a line: what stands between headings, if long enough."""
-    end = book.rfind("\nNOTES AND REFERENCES")
-    book = book[:end] if end > len(book) / 2 else book
-    found = [[]]
-    for line in book.splitlines():
-        if not re.fullmatch(r"[^a-z]{3,80}|.{3,60}(?<![.,;:!?'\")\]-])", line.strip()):
-            found[-1].append(line)
-        elif not re.fullmatch(r"[IVX]+\.?", line.strip()):  # a bare numeral heads a story's part
-            found.append([])
-    texts = ("\n".join(line for line in lines if line[:1] != "[") for lines in found)
+    book = re.sub(r"(?m)^(?:[IVX]+\.?|\[.*)\n", "", book)  # the numbers of parts, remarks
+    texts = re.split(r"(?m)^(?:[^a-z\n]{3,80}|.{3,60}(?<![.,;:!?'\")\]-]))\n", book)
     notes = r"[Ff]olk-|Editor|PREFACE|[Tt]ranslat"  # in what the editors say, not in the stories
     return [text for text in texts if len(text) > 2000 and not re.search(notes, text)]
 
 
-def loss(model, ids):
-    """Mean cross-entropy, in nats a token, when each of ids (B, T + 1) is to predict the next."""
-    logits = model(ids[:, :-1]) @ model.wte.weight.T  # (B, T, vocab_size)
-    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+def surprise(model, ids):
+    """Nats (B, T) at each of ids (B, T + 1) but the first, and log_z (B, T), see train_step."""
+    logits = model.lm_head(model(ids[:, :-1])).float()  # (B, T, V)
+    log_z = logits.logsumexp(dim=2)
+    return log_z - logits.gather(2, ids[:, 1:, None]).squeeze(2), log_z
 
 
 def initialize(model):
@@ -47,72 +41,79 @@ def initialize(model):
             nn.init.zeros_(parameter)
 
 
-def train(model, ids, n_steps, batch=8, peak=2e-3):
-    """Take n_steps of AdamW on random pieces of a text of ids (N,); yield the loss of each."""
-    decay = {"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": 0.1}
-    keep = {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW([decay, keep], betas=(0.9, 0.95), fused=True)
+def train_step(model, optimizer, ids, done, batch=8, peak=2e-3):
+    """Improve the weights once on random pieces of a text of ids (N,); return the loss there."""
     context = len(model.wpe.weight)
-    for step in range(n_steps):
-        done = max(0, step - 200) / max(1, n_steps - 200)  # after a warm-up, half a cosine
-        for group in optimizer.param_groups:
-            group["lr"] = peak * min((step + 1) / 200, 0.55 + 0.45 * math.cos(math.pi * done))
-        starts = torch.randint(len(ids) - context, (batch,)).tolist()
-        with torch.autocast("cpu", torch.bfloat16):
-            value = loss(model, torch.stack([ids[s : s + context + 1] for s in starts]))
-        value.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        yield value.item()
+    starts = torch.randint(len(ids) - context, (batch,)).tolist()
+    with torch.autocast("cpu", torch.bfloat16):
+        nats, log_z = surprise(model, torch.stack([ids[s : s + context + 1] for s in starts]))
+    (nats.mean() + 1e-2 * (log_z - 20).square().mean()).backward()  # 20, for save's sake
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for group in optimizer.param_groups:  # up in a line, then half a cosine down to a tenth
+        group["lr"] = peak * min(done / 0.04, 0.55 + 0.45 * math.cos(math.pi * done))
+    optimizer.step()
+    optimizer.zero_grad()
+    return nats.mean().item()
 
 
 @torch.inference_mode()
-def held_out_loss(model, ids):
-    """Mean loss over a text of ids (N,), read in pieces as long as the context."""
+def bits_per_byte(model, ids, text):
+    """Mean surprise over a text and its ids (N,), read in pieces as long as the context."""
     pieces = ids.split(len(model.wpe.weight))
-    nats = sum(loss(model, piece[None]).item() * (len(piece) - 1) for piece in pieces)
-    return nats / (len(ids) - len(pieces))  # a piece's first token has nothing before it
+    nats = sum(surprise(model, piece[None])[0].sum().item() for piece in pieces)
+    share = 1 - len(pieces) / len(ids)  # a piece's first token has nothing before it
+    return nats / share / math.log(2) / len(text.encode())
 
 
 def save(model, used, n_vocab, path):
     """Write the weights in GPT-2's layout: float16, linear ones (n_in, n_out), a row a token."""
-    never = -20 / model.ln_f.weight / (model.ln_f.bias / model.ln_f.weight).sum()
-    rows = never.detach().repeat(n_vocab, 1)  # their score is -20, whatever the final state is
+    rows = torch.zeros(n_vocab, model.wte.embedding_dim)  # of unknown tokens, whose score is 0
     rows[used] = model.wte.weight.detach()
-    state = {**model.state_dict(), "wte.weight": rows}
-    state = {n: (t.t() if ".c_" in n else t).half().contiguous() for n, t in state.items()}
+    state = {**dict(model.named_parameters()), "wte.weight": rows}
+    state = {n: (t.t() if ".c_" in n else t).detach().half().contiguous() for n, t in state.items()}
     save_file(state, path, metadata={"format": "pt"})
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    """The command line; a run that was broken off goes on from its last checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
     parser.add_argument("corpus", type=Path, help="a folder of .txt files")
-    parser.add_argument("model", type=Path, help="a folder with config, vocab.json and merges.txt")
-    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("model", type=Path, help="a folder with config.json and vocab.json")
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
     config = json.loads((args.model / "config.json").read_bytes())
-    vocab = json.loads((args.model / "vocab.json").read_bytes())
-    tokenizer = Tokenizer(vocab, (args.model / "merges.txt").read_text("utf-8").splitlines()[1:])
+    tokenizer = Tokenizer(json.loads((args.model / "vocab.json").read_bytes()))
     books = [path.read_text("utf-8") for path in sorted(args.corpus.glob("*.txt"))]
     texts = [story + END_OF_TEXT for book in books for story in stories(book)]
-    seen, held_out = "".join(t for i, t in enumerate(texts, 1) if i % 20), "".join(texts[19::20])
-    ids = [tokenizer.encode(seen), tokenizer.encode(held_out)]
-    used, compact = torch.tensor(ids[0] + ids[1]).unique(return_inverse=True)
-    seen_ids, held_out_ids = compact.split([len(ids[0]), len(ids[1])])
+    if len(texts) < 20:
+        parser.error(f"{args.corpus} has {len(texts)} stories in .txt files; it takes 20")
+    text, held_out = "".join(t for i, t in enumerate(texts, 1) if i % 20), "".join(texts[19::20])
+    ids = [torch.tensor(tokenizer.encode(part)) for part in (text, held_out)]
+    used, compact = torch.cat(ids).unique(return_inverse=True)
+    train_ids, held_out_ids = compact.split([len(part) for part in ids])
     model = GPT2({**config, "vocab_size": len(used)})
+    model.lm_head.weight = model.wte.weight
+    torch.manual_seed(args.seed)
     initialize(model)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     sha256 = hashlib.sha256("".join(books).encode()).hexdigest()
     record = {"seed": args.seed, "sha256": sha256, "loss": [], "held_out_bits_per_byte": {}}
-    for value in tqdm(train(model, seen_ids, args.steps), total=args.steps):
+    checkpoint = args.model / f"run-{sha256[:8]}-{args.seed}-{args.steps}.pt"
+    if checkpoint.exists():  # go on where this run was broken off
+        weights, moments, record = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(moments)
+    for step in trange(len(record["loss"]) + 1, args.steps + 1):
+        torch.manual_seed(args.seed * 10**6 + step)  # a run in two parts is the same run
+        value = train_step(model, optimizer, train_ids, step / args.steps)
         record["loss"].append(round(value, 4))
-        if (step := len(record["loss"])) % 250 == 0 or step == args.steps:
-            nats = held_out_loss(model, held_out_ids) * len(ids[1]) / len(held_out.encode())
-            record["held_out_bits_per_byte"][step] = nats / math.log(2)
+        if step % 250 == 0 or step == args.steps:
+            record["held_out_bits_per_byte"][step] = bits_per_byte(model, held_out_ids, held_out)
             save(model, used, config["vocab_size"], args.model / "model.safetensors")
             (args.model / "training.json").write_text(json.dumps(record))
+            torch.save([model.state_dict(), optimizer.state_dict(), record], f"{checkpoint}.part")
+            Path(f"{checkpoint}.part").replace(checkpoint)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,11 @@ from safetensors.numpy import load_file, save_file
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 SCRIPTS = ["gpt2", "gemma3"]
+PREFIX = {"gpt2": "gpt2.py: error: ", "gemma3": "gemma3.py: "}
+OPTIONS = "prompt --model --tokens --temperature --top-k --seed".split()
+OPTIONS_OF = {"gpt2": [*OPTIONS, "--int8", "--top-p", "--samples"], "gemma3": OPTIONS}
 both = pytest.mark.parametrize("script", SCRIPTS)
+gpt2_only = pytest.mark.parametrize("script", ["gpt2"])
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def assert_one_line(script: str, result: tuple[int, str, str], *words: str) -> N
     """An error is exit status 2, nothing on stdout, and one line on stderr that says what."""
     status, out, err = result
     assert status == 2 and out == ""
-    assert err.startswith(f"{script}.py: ") and err.endswith("\n") and err.count("\n") == 1
+    assert err.startswith(PREFIX[script]) and err.endswith("\n") and err.count("\n") == 1
     assert len(err) < 600 and "Traceback" not in err
     for word in words:
         assert word in err
@@ -164,7 +168,7 @@ def test_an_unfinished_character_is_held_back(model, script, monkeypatch):
     def generate(*_):
         for token in said:
             events.append(token)
-            yield token
+            yield [token] if script == "gpt2" else token
 
     class Terminal(io.StringIO):
         def flush(self):
@@ -182,57 +186,195 @@ def test_an_unfinished_character_is_held_back(model, script, monkeypatch):
     assert events.index("the") == events.index(said[4]) + 1
 
 
+def shrink(directory: Path) -> None:
+    """Leave a model a context of eight tokens."""
+    config(n_positions=8, max_position_embeddings=8)(directory)
+    tensors = load_file(directory / "model.safetensors")
+    tensors |= {name: tensor[:8] for name, tensor in tensors.items() if name == "wpe.weight"}
+    save_file(tensors, directory / "model.safetensors")
+
+
 @both
 def test_the_text_fills_the_context_and_no_more(run, model, script):
     """GPT-2's eight places, or seven beside <bos>: each "a" takes one."""
-    config(n_positions=8, max_position_embeddings=8)(model)
-    tensors = load_file(model / "model.safetensors")
-    tensors |= {name: tensor[:8] for name, tensor in tensors.items() if name == "wpe.weight"}
-    save_file(tensors, model / "model.safetensors")
+    shrink(model)
     options = ("--model", model, "--temperature", 0, "--tokens")
     longest = " ".join("a" * (7 if script == "gpt2" else 6))
-    one = run(script, longest, *options, 1)
-    assert one == run(script, longest, *options, 50)
-    assert one[0] == 0 and len(one[1]) > len(longest) + 1
+    one, more = (run(script, longest, *options, tokens) for tokens in (1, 50))
+    assert one[0] == more[0] == 0 and one[1] == more[1] and len(one[1]) > len(longest) + 1
+    assert (one[2], more[2]) == ("", "gpt2.py: the context is full\n" * (script == "gpt2"))
     assert_one_line(script, run(script, longest + " a", *options, 1), "the prompt has 8 tokens")
+
+
+@gpt2_only
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_full_context_is_announced_only_if_it_cut_the_text(run, model, script, samples):
+    shrink(model)
+    options = ("--model", model, "--samples", samples, "--tokens")
+    texts = {n: run(script, "a a a", *options, n) for n in (4, 5, 6)}
+    assert [status for status, _, _ in texts.values()] == [0, 0, 0]
+    assert [err for _, _, err in texts.values()] == ["", "", "gpt2.py: the context is full\n"]
+    assert texts[4][1] != texts[5][1] == texts[6][1]
+    last, first = ids_of(script, model, b"the", b"in")
+    teach(script, model, last, first, then=50_256)
+    status, out, err = run(script, "the", *options, 50, "--temperature", 0)
+    assert (status, out.split(), err) == (0, ["thein"] * samples, "")
+
+
+@gpt2_only
+def test_samples_come_one_after_the_other(run, model, script):
+    options = ("--model", model, "--tokens", "20", "--seed", "5", "--samples")
+    status, out, err = run(script, "the in", *options, 3)
+    module = importlib.import_module(script)
+    network, tokenizer = module.load(model)
+    rows = [*module.generate(network, tokenizer.encode("the in"), 20, 0.8, 40, 1, 5, 3)]
+    texts = ["the in" + "".join(tokenizer.decode(ids)) for ids in zip(*rows, strict=True)]
+    assert len(set(texts)) == 3 and not any(text.endswith("\n") for text in texts)
+    assert (status, out.rstrip("\n"), err) == (0, "\n\n".join(texts), "")
+    assert out.endswith("\n")
+
+
+@gpt2_only
+def test_each_sample_ends_where_it_ends(run, model, script, monkeypatch):
+    a, b, end = (*ids_of(script, model, b"in", b"the"), 50_256)
+    steps = [[a, b, end], [end, a, a], [b, end, b]]
+    monkeypatch.setattr(f"{script}.generate", lambda *_: iter(steps))
+    status, out, err = run(script, "A", "--model", model, "--samples", 3)
+    assert (status, out.rstrip("\n").split("\n\n"), err) == (0, ["Ain", "Athein", "A"], "")
+
+
+@gpt2_only
+def test_top_p_leaves_the_likeliest(run, model, script):
+    options = ("the", "--model", model, "--tokens", 20)
+    greedy, least, most, default = (
+        run(script, *options, *more)
+        for more in (("--temperature", 0), ("--top-p", 1e-9), ("--top-p", 1), ())
+    )
+    assert greedy == least != most == default
+    assert greedy[0] == most[0] == 0
+
+
+@pytest.fixture
+def stdin(tmp_path):
+    """Give the script, which closes it, a standard input of these bytes."""
+    before = os.dup(0)
+
+    def give(data: bytes) -> None:
+        os.dup2(before, 0)  # so that the file that we open now isn't it
+        (tmp_path / "stdin").write_bytes(data)
+        with (tmp_path / "stdin").open("rb") as file:
+            os.dup2(file.fileno(), 0)
+
+    yield give
+    os.dup2(before, 0)
+    os.close(before)
+
+
+@gpt2_only
+@pytest.mark.parametrize("prompt", ["the in", "the\n", "\n\nthe", "\n", " é中 ", "a\n\n b"])
+def test_a_prompt_from_stdin_loses_one_newline_at_its_end(run, stdin, model, script, prompt):
+    stdin(f"{prompt}\n".encode())
+    assert run(script, "-", "--model", model, "--tokens", 0) == (0, f"{prompt}\n", "")
+
+
+@gpt2_only
+def test_a_prompt_from_stdin_is_used_as_one_on_the_command_line(run, stdin, model, script):
+    stdin(b"the in")
+    options = ("--model", model, "--tokens", 9)
+    assert run(script, "-", *options) == run(script, "the in", *options)
+    for nothing in (b"", b"\n"):
+        stdin(nothing)
+        assert_one_line(script, run(script, "-", *options), "the prompt has 0 tokens")
+
+
+@gpt2_only
+@pytest.mark.parametrize("data", [b"caf\xe9\n", b"\xff\xfet\0h\0", b"the \xf0\x9f\x98"])
+def test_stdin_that_is_not_utf8_is_explained(run, stdin, model, script, data):
+    stdin(data)
+    assert_one_line(script, run(script, "-", "--model", model), "UTF-8", "can't decode byte")
+
+
+@gpt2_only
+def test_int8_is_asked_for_where_it_is_asked_for(run, model, script, monkeypatch):
+    module = importlib.import_module(script)
+    networks = []
+
+    def load(*arguments):
+        networks.append(original(*arguments))
+        return networks[-1]
+
+    original = module.load
+    monkeypatch.setattr(module, "load", load)
+    results = [run(script, "the", "--model", model, *more) for more in ((), ("--int8",))]
+    assert [(status, err) for status, _, err in results] == [(0, "")] * 2
+    kinds = [type(network.lm_head).__module__ for network, _ in networks]
+    assert ["quantized" in kind for kind in kinds] == [False, True]
 
 
 @both
 def test_help_names_every_option(run, script):
     status, out, err = run(script, "--help")
     assert (status, err) == (0, "")
-    for option in ("prompt", "--model", "--tokens", "--temperature", "--top-k", "--seed"):
-        assert option in out
+    for option in OPTIONS_OF[script]:
+        assert f" {option}" in out
 
 
 # ---------------------------------------------------------------------------------- bad arguments
 
 
-@both
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        ([""], "the prompt has"),
-        (["x " * 20_000], "the prompt has"),
-        (["a\udcffb"], "UTF-8"),
-        (["a", "--top-k", "0"], "--top-k"),
-        (["a", "--top-k", "-3"], "--top-k"),
+BAD = [
+    ([""], "the prompt has"),
+    (["x " * 20_000], "the prompt has"),
+    (["a\udcffb"], "UTF-8"),
+    (["a", "--top-k", "0"], "--top-k"),
+    (["a", "--top-k", "-3"], "--top-k"),
+    (["a", "--top-k", "1.5"], "--top-k"),
+    (["a", "--temperature", "warm"], "--temperature"),
+    (["a", "--tokens", "abc"], "--tokens"),
+    (["a", "--seed", "1.5"], "--seed"),
+    (["a", "--colour", "blue"], "--colour"),
+    (["a", "b"], "b"),
+    (["a", "--model", "a/b/c"], "a/b/c"),
+    (["a", "--model", ""], "config.json"),
+    (["a", "--model", "no/such/directory/"], "no/such/directory/"),
+    (["a", "--model", __file__], __file__),
+]
+BAD_OF = {
+    "gpt2": [
+        (["a", "--temperature", "-1"], "other options at least 0"),
+        (["a", "--temperature", "nan"], "other options at least 0"),
+        (["a", "--tokens", "-1"], "other options at least 0"),
+        (["a", "--top-p", "0"], "--top-p"),
+        (["a", "--top-p", "-0.5"], "--top-p"),
+        (["a", "--top-p", "nan"], "--top-p"),
+        (["a", "--samples", "0"], "--samples"),
+        (["a", "--samples", "-1"], "--samples"),
+        (["a", "--samples", "2.0"], "--samples"),
+    ],
+    "gemma3": [
         (["a", "--top-k", "50258"], "--top-k"),
         (["a", "--temperature", "-1"], "--temperature"),
         (["a", "--temperature", "nan"], "--temperature"),
         (["a", "--tokens", "-1"], "--tokens"),
-        (["a", "--tokens", "abc"], "--tokens"),
-        (["a", "--seed", "1.5"], "--seed"),
-        (["a", "--colour", "blue"], "--colour"),
-        (["a", "b"], "b"),
-        (["a", "--model", "a/b/c"], "a/b/c"),
-        (["a", "--model", ""], "cannot read"),
-        (["a", "--model", "no/such/directory/"], "no/such/directory/"),
-        (["a", "--model", __file__], __file__),
     ],
-)
+}
+BADLY_CALLED = [
+    pytest.param(script, *case, id=f"{script}: {' '.join(case[0])[:40]!a}")
+    for script in SCRIPTS
+    for case in BAD + BAD_OF[script]
+]
+
+
+@pytest.mark.parametrize(("script", "arguments", "word"), BADLY_CALLED)
 def test_bad_arguments_are_explained_in_one_line(run, model, script, arguments, word):
     assert_one_line(script, run(script, "--model", model, *arguments), word)
+
+
+@gpt2_only
+def test_a_top_k_beyond_the_vocabulary_is_the_whole_vocabulary(run, model, script):
+    options = ("the", "--model", model, "--tokens", 20, "--temperature", 3, "--top-k")
+    whole = run(script, *options, 50_257)
+    assert whole[0] == 0 and whole == run(script, *options, 10**30)
 
 
 # -------------------------------------------------------------------------------- damaged models
@@ -302,8 +444,6 @@ DAMAGE = {
     "config that is not JSON": write("config.json", b"{"),
     "config that is a list": write("config.json", b"[]"),
     "config that is not UTF-8": write("config.json", b'{"model_type": "\xff"}'),
-    "config of another model": config(model_type="llama"),
-    "config without a model": config(model_type=None),
 }
 DAMAGE_OF = {
     "gpt2": {
@@ -311,17 +451,17 @@ DAMAGE_OF = {
         "config without n_embd": config(n_embd=None),
         "config with a word for a number": config(n_layer="two"),
         "config with too many layers": config(n_layer=3),
-        "config with another activation": config(activation_function="relu"),
-        "config with heads that do not divide": config(n_head=3),
+        "config of another width": config(n_embd=16),
+        "config of another vocabulary": config(vocab_size=50_304),
         "no vocab": remove("vocab.json"),
         "empty vocab": write("vocab.json", b""),
         "vocab cut": cut("vocab.json", 0.5),
         "vocab that is a list": write("vocab.json", b"[]"),
         "vocab without words": write("vocab.json", b"{}"),
-        "no merges": remove("merges.txt"),
-        "merges that are not UTF-8": write("merges.txt", b"#version\n\xff \xfe\n"),
     },
     "gemma3": {
+        "config of another model": config(model_type="llama"),
+        "config without a model": config(model_type=None),
         "config without head_dim": config(head_dim=None),
         "config without num_hidden_layers": config(num_hidden_layers=None),
         "config with a word for a number": config(num_hidden_layers="two"),
@@ -351,6 +491,22 @@ def test_a_damaged_model_is_explained_in_one_line(run, model, script, damage):
 
 
 @both
+def test_a_model_of_the_other_kind_is_explained_in_one_line(
+    run, tiny_gpt2, tiny_gemma3, model, script
+):
+    other = {"gpt2": tiny_gemma3, "gemma3": tiny_gpt2}[script]
+    assert_one_line(script, run(script, "the", "--model", other), str(other))
+
+
+@gpt2_only
+def test_heads_that_do_not_divide_are_noticed_after_the_prompt(run, model, script):
+    config(n_head=3)(model)
+    status, out, err = run(script, "the", "--model", model)
+    assert out in ("", "the")
+    assert_one_line(script, (status, "", err), str(model), "invalid for input of size")
+
+
+@both
 def test_every_missing_or_misshapen_tensor_is_noticed(run, model, script):
     whole = load_file(model / "model.safetensors")
     for name in sorted(whole):
@@ -362,7 +518,7 @@ def test_every_missing_or_misshapen_tensor_is_noticed(run, model, script):
             save_file(tensors, model / "model.safetensors")
             result = run(script, "the", "--model", model, "--tokens", "1")
             assert result[0] == 2, (name, tensor is not None and tensor.shape)
-            assert_one_line(script, result, "damaged")
+            assert_one_line(script, result, str(model), name if script == "gpt2" else "damaged")
 
 
 @pytest.mark.parametrize("script", ["gemma3"])
@@ -392,6 +548,15 @@ def test_a_prompt_that_is_not_utf8_is_explained(model, script):
     process = start(script, b"caf\xe9", "--model", model)
     out, err = process.communicate(timeout=60)
     assert_one_line(script, (process.returncode, out.decode(), err.decode()), "UTF-8")
+
+
+@gpt2_only
+def test_stdin_and_int8_work_without_a_word_on_stderr(model, script):
+    command = [sys.executable, SRC / f"{script}.py", "-", "--model", model, "--int8"]
+    data = "Les élèves\n".encode()
+    process = subprocess.run(command, input=data, capture_output=True, env=environment(), cwd="/")
+    assert (process.returncode, process.stderr) == (0, b"")
+    assert process.stdout.decode("utf-8").startswith("Les élèves") and len(process.stdout) > 100
 
 
 @both

@@ -1,0 +1,392 @@
+"""src/train.py: its parts against direct computations, and its command line on a tiny corpus."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2LMHeadModel
+from transformers.utils import logging
+
+import gpt2
+import train
+
+FAIRY = Path(__file__).resolve().parents[1] / "book/models/fairy-gpt2"
+END = gpt2.END_OF_TEXT
+N_VOCAB = 50_257
+SHAPE = {"n_embd": 8, "n_head": 2, "n_layer": 2, "n_positions": 16, "layer_norm_epsilon": 1e-5}
+CONFIG = {"model_type": "gpt2", "activation_function": "gelu_new", "vocab_size": N_VOCAB} | SHAPE
+
+torch.set_num_threads(1)
+logging.disable_progress_bar()
+
+
+def new_model(seed: int = 0, **config: int) -> gpt2.GPT2:
+    """A new model, as train.py makes it, its weights so large that an error anywhere shows."""
+    model = gpt2.GPT2(SHAPE | config)
+    model.lm_head.weight = model.wte.weight
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_scale = ".ln_" in f".{name}" and name.endswith("weight")
+            parameter.normal_(float(is_scale), 0.3)
+    return model
+
+
+# --------------------------------------------------------------------------------------- stories
+
+LONG = "Once upon a time there was a goose. " * 60 + "\n"
+OTHER = "There was once a king who had three sons. " * 60 + "\n"
+
+
+@pytest.mark.parametrize("heading", ["THE GOLDEN GOOSE", "The Golden Goose", "XII. THE KING'S SON"])
+def test_a_heading_ends_a_story_and_begins_the_next(heading):
+    assert train.stories(f"{LONG}{heading}\n{OTHER}") == [LONG, OTHER]
+    assert train.stories(f"A BOOK\nThe first\n{LONG}{heading}\n{OTHER}") == [LONG, OTHER]
+
+
+@pytest.mark.parametrize("line", ["'Come in.'", '"Come in!"', "Come in;", "Go on-", "It (ran)"])
+def test_a_short_line_that_ends_in_punctuation_is_no_heading(line):
+    assert train.stories(f"{LONG}{line}\n{OTHER}") == [f"{LONG}{line}\n{OTHER}"]
+
+
+@pytest.mark.parametrize("line", ["II.", "XIV", "I", "[From the Danish.]", "[1] A note"])
+def test_numbers_of_parts_and_remarks_are_left_out(line):
+    assert train.stories(f"{LONG}{line}\n{OTHER}") == [LONG + OTHER]
+
+
+@pytest.mark.parametrize("note", ["This folk-tale", "Folk-lore", "The Editor", "In translation"])
+def test_what_talks_like_an_editor_is_left_out(note):
+    assert train.stories(f"{LONG}NOTES\n{note} is known. {OTHER}") == [LONG]
+
+
+def test_only_what_is_long_enough_is_a_story():
+    assert train.stories("") == []
+    for length, found in ((2000, 0), (2001, 1)):
+        text = "a" * (length - 2) + ".\n"
+        assert len(text) == length and len(train.stories(f"A STORY\n{text}")) == found
+
+
+# ----------------------------------------------------------------------------- loss, first weights
+
+
+def test_surprise_is_the_cross_entropy_and_log_z_the_logsumexp():
+    model = new_model(vocab_size=30)
+    ids = torch.randint(30, (3, 11))
+    with torch.no_grad():
+        nats, log_z = train.surprise(model, ids)
+        logits = model.lm_head(model(ids[:, :-1]))
+    theirs = torch.nn.functional.cross_entropy(logits.mT, ids[:, 1:], reduction="none")
+    assert nats.shape == log_z.shape == (3, 10) and nats.min() > 0
+    torch.testing.assert_close(nats, theirs)
+    torch.testing.assert_close(log_z, logits.exp().sum(dim=2).log())
+
+
+def test_surprise_does_not_depend_on_what_comes_later():
+    model = new_model(vocab_size=30)
+    ids = torch.randint(30, (1, 11))
+    changed = ids.clone()
+    changed[0, 7:] = (ids[0, 7:] + 1) % 30
+    with torch.no_grad():
+        before, after = train.surprise(model, ids)[0], train.surprise(model, changed)[0]
+    assert before[0, :6].equal(after[0, :6]) and not before[0, 6:].isclose(after[0, 6:]).any()
+
+
+def test_the_first_weights_have_the_spread_of_gpt2():
+    model = gpt2.GPT2(SHAPE | {"n_embd": 64, "n_layer": 3, "vocab_size": 500, "n_positions": 100})
+    model.lm_head.weight = model.wte.weight
+    torch.manual_seed(0)
+    train.initialize(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif ".ln_" in f".{name}":
+            assert (parameter == 1).all(), name
+        else:
+            expected = 0.02 / math.sqrt(6) if "c_proj" in name else 0.02
+            assert abs(parameter.std().item() / expected - 1) < 0.05, name
+            assert abs(parameter.mean().item()) < 0.1 * expected, name
+
+
+# ------------------------------------------------------------------------------------- optimization
+
+
+def optimizer_of(model: gpt2.GPT2) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
+
+
+@pytest.mark.parametrize(
+    ("done", "share"), [(0.004, 0.1), (0.02, 0.5), (0.04, 0.9964), (0.5, 0.55), (1, 0.1)]
+)
+def test_the_learning_rate_rises_in_a_line_and_falls_as_a_cosine(done, share):
+    model = new_model(vocab_size=30)
+    optimizer = optimizer_of(model)
+    train.train_step(model, optimizer, torch.arange(90) % 30, done, batch=1, peak=0.7)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.7 * share, rel=1e-3)
+
+
+def test_a_step_reports_the_loss_before_it_and_leaves_no_gradient():
+    model = new_model(vocab_size=30)
+    ids = torch.randint(30, (len(model.wpe.weight) + 1,))  # room for one piece only
+    with torch.no_grad():
+        expected = train.surprise(model, ids[None])[0].mean().item()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    loss = train.train_step(model, optimizer_of(model), ids, 0.5, batch=3)
+    assert loss == pytest.approx(expected, rel=0.02)  # bfloat16
+    after = list(model.parameters())
+    assert all(parameter.grad is None for parameter in after)
+    assert not any(a.equal(b) for a, b in zip(after, before, strict=True))
+
+
+def test_training_learns_a_text_and_pulls_log_z_up():
+    model = gpt2.GPT2(SHAPE | {"n_embd": 32, "vocab_size": 30})
+    model.lm_head.weight = model.wte.weight
+    torch.manual_seed(0)
+    train.initialize(model)
+    optimizer, ids = optimizer_of(model), torch.arange(300) % 30
+    losses = [train.train_step(model, optimizer, ids, n / 80, peak=2e-2) for n in range(1, 81)]
+    with torch.no_grad():
+        log_z = train.surprise(model, ids[None, :16])[1].mean().item()
+    assert losses[0] == pytest.approx(math.log(30), abs=0.1) and losses[-1] < 0.5
+    assert 12 < log_z < 25
+
+
+# ------------------------------------------------------------------------------------ bits per byte
+
+
+@pytest.mark.parametrize("length", [2, 15, 16, 17, 32, 33, 50])
+def test_bits_per_byte_is_the_surprise_piece_by_piece(length):
+    model = new_model(vocab_size=30)
+    ids, text, context = torch.randint(30, (length,)), "é" * length, len(model.wpe.weight)
+    bits, guesses = 0.0, 0
+    with torch.no_grad():
+        for i in range(length):
+            begin = i - i % context  # of the piece that holds token i
+            if i > begin:
+                scores = model.lm_head(model(ids[None, begin:i]))[0, -1]
+                bits -= scores.log_softmax(dim=0)[ids[i]].item() / math.log(2)
+                guesses += 1
+    expected = bits / guesses * length / (2 * length)  # as if all tokens had been guessed
+    assert train.bits_per_byte(model, ids, text) == pytest.approx(expected, rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- saving
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A directory that is complete but for the weights."""
+    directory = tmp_path / "model"
+    directory.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(FAIRY / name, directory)
+    (directory / "config.json").write_text(json.dumps(CONFIG))
+    return directory
+
+
+@pytest.fixture
+def saved(folder):
+    """A saved model, the ids of the tokens that it knows, and the model as it was."""
+    used = torch.tensor(sorted(random.Random(0).sample(range(N_VOCAB), 40)))
+    model = new_model(vocab_size=len(used))
+    train.save(model, used, N_VOCAB, folder / "model.safetensors")
+    return folder, used, model
+
+
+def test_the_file_has_float16_a_row_a_token_and_no_head(saved):
+    folder, used, model = saved
+    tensors = load_file(folder / "model.safetensors")
+    assert set(tensors) == {name for name, _ in model.named_parameters()}
+    assert not any("lm_head" in name for name in tensors)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    rows = tensors["wte.weight"]
+    assert rows.shape == (N_VOCAB, SHAPE["n_embd"])
+    assert rows.any(dim=1).nonzero().squeeze(1).equal(used)
+    assert tensors["h.0.mlp.c_fc.weight"].shape == (8, 32)  # (n_in, n_out)
+
+
+@torch.no_grad()
+def test_what_is_saved_loads_and_gives_the_same_scores(saved):
+    folder, used, model = saved
+    loaded, tokenizer = gpt2.load(folder)
+    compact = torch.randint(len(used), (2, 12))
+    before = model.lm_head(model(compact))
+    after = loaded.lm_head(loaded(used[compact]))
+    assert tokenizer.end_of_text == N_VOCAB - 1
+    assert (after[..., used] - before).abs().max() < 0.01 * before.abs().max()  # float16
+    unknown = torch.ones(N_VOCAB, dtype=torch.bool)
+    unknown[used] = False
+    assert after[..., unknown].eq(0).all()
+
+
+@torch.no_grad()
+def test_transformers_loads_what_is_saved(saved):
+    folder, used, _ = saved
+    ours, _ = gpt2.load(folder)
+    theirs, notes = GPT2LMHeadModel.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(notes[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ids = used[torch.randint(len(used), (2, 12))]
+    torch.testing.assert_close(ours.lm_head(ours(ids)), theirs.eval()(ids).logits)
+
+
+# ------------------------------------------------------------------------------------- command line
+
+
+def story(n: int) -> str:
+    """A story that has its number in it, and words of its own choice."""
+    words = random.Random(n).choices("the goose laid an egg of gold for a king".split(), k=700)
+    return f"Number {n} {' '.join(words)}.\n"
+
+
+STORIES = [story(n) for n in range(1, 42)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Forty-one stories in two books, the second of which was written first."""
+    directory = tmp_path / "corpus"
+    directory.mkdir()
+    for name, part in (("b.txt", STORIES[15:]), ("a.txt", STORIES[:15])):
+        (directory / name).write_text("".join(f"A STORY\n{text}" for text in part))
+    (directory / "README.md").write_text(f"A STORY\n{OTHER}")
+    return directory
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
+    """Call main as if from the command line; give the exit status and stderr."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        status = 0
+        try:
+            train.main()
+        except SystemExit as end:
+            status = end.code
+        out, err = capsys.readouterr()
+        assert out == ""
+        return status, err
+
+    return call
+
+
+def copied(folder: Path, name: str) -> Path:
+    return Path(shutil.copytree(folder, folder.parent / name))
+
+
+def results(folder: Path) -> tuple[bytes, bytes]:
+    return (folder / "model.safetensors").read_bytes(), (folder / "training.json").read_bytes()
+
+
+def test_a_run_writes_a_model_and_a_record(run, corpus, folder):
+    assert run(corpus, folder, "--steps", 3, "--seed", 5)[0] == 0
+    record = json.loads((folder / "training.json").read_text())
+    assert record["seed"] == 5 and len(record["loss"]) == 3
+    assert list(record["held_out_bits_per_byte"]) == ["3"]
+    model, tokenizer = gpt2.load(folder)
+    used = model.wte.weight.any(dim=1).nonzero().squeeze(1)
+    text = "".join(STORIES) + END
+    assert used.tolist() == sorted(set(tokenizer.encode(text)))
+    held_out = "".join(text + END for text in STORIES[19::20])
+    ids = torch.tensor(tokenizer.encode(held_out))
+    compact = gpt2.GPT2(CONFIG | {"vocab_size": len(used)})
+    state = {**model.state_dict()}
+    state["wte.weight"] = state["lm_head.weight"] = state["wte.weight"][used]
+    compact.load_state_dict(state)
+    again = train.bits_per_byte(compact, torch.searchsorted(used, ids), held_out)
+    assert record["held_out_bits_per_byte"]["3"] == pytest.approx(again, rel=1e-3)  # float16
+
+
+def test_every_twentieth_story_is_held_out(run, corpus, folder, monkeypatch):
+    seen = {}
+
+    def step(model, optimizer, ids, done):
+        seen["ids"], seen["context"] = ids, len(model.wpe.weight)
+        return 0.0
+
+    def measure(model, ids, text):
+        seen["held out"], seen["text"] = ids, text
+        return 0.0
+
+    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(train, "bits_per_byte", measure)
+    assert run(corpus, folder, "--steps", 1)[0] == 0
+    assert seen["text"] == STORIES[19] + END + STORIES[39] + END
+    tokenizer = gpt2.Tokenizer(json.loads((folder / "vocab.json").read_bytes()))
+    rest = "".join(text + END for n, text in enumerate(STORIES, 1) if n not in (20, 40))
+    ids = torch.tensor(tokenizer.encode(rest + seen["text"]))
+    used = ids.unique()
+    assert used[torch.cat([seen["ids"], seen["held out"]])].equal(ids)
+    assert len(seen["held out"]) == len(tokenizer.encode(seen["text"]))
+
+
+def test_a_seed_fixes_the_run(run, corpus, folder):
+    other, third = copied(folder, "other"), copied(folder, "third")
+    for directory, seed in ((folder, 0), (other, 0), (third, 1)):
+        assert run(corpus, directory, "--steps", 5, "--seed", seed)[0] == 0
+    assert results(folder) == results(other)
+    assert results(folder)[0] != results(third)[0]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(run, corpus, folder, monkeypatch):
+    whole, steps = copied(folder, "whole"), []
+    real_step = train.train_step
+
+    def interrupted(model, optimizer, ids, done):
+        if len(steps) == 252:
+            raise KeyboardInterrupt
+        return counted(model, optimizer, ids, done)
+
+    def counted(model, optimizer, ids, done):
+        steps.append(done)
+        return real_step(model, optimizer, ids, done, batch=2)
+
+    monkeypatch.setattr(train, "train_step", counted)
+    assert run(corpus, whole, "--steps", 255)[0] == 0
+    assert len(steps) == 255
+    steps.clear()
+    monkeypatch.setattr(train, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, folder, "--steps", 255)
+    assert len(json.loads((folder / "training.json").read_text())["loss"]) == 250
+    steps.clear()
+    monkeypatch.setattr(train, "train_step", counted)
+    assert run(corpus, folder, "--steps", 255)[0] == 0
+    assert [round(done * 255) for done in steps] == [251, 252, 253, 254, 255]
+    assert results(folder) == results(whole)
+    assert not list(folder.glob("*.part"))
+
+    # Another seed, other steps or another corpus are other runs.
+    steps.clear()
+    assert run(corpus, folder, "--steps", 2)[0] == 0
+    (corpus / "b.txt").write_text("".join(f"A STORY\n{text}" for text in STORIES[15:40]))
+    assert run(corpus, folder, "--steps", 2)[0] == 0
+    assert run(corpus, folder, "--steps", 2, "--seed", 1)[0] == 0
+    assert len(steps) == 6 and len(list(folder.glob("run-*-*-*.pt"))) == 4
+
+
+def test_a_finished_run_is_not_begun_again(run, corpus, folder, monkeypatch):
+    assert run(corpus, folder, "--steps", 2)[0] == 0
+    before = results(folder)
+    monkeypatch.setattr(train, "train_step", None)
+    assert run(corpus, folder, "--steps", 2)[0] == 0
+    assert results(folder) == before
+
+
+def test_too_few_stories_are_an_error(run, corpus, folder):
+    (corpus / "b.txt").write_text("".join(f"A STORY\n{text}" for text in STORIES[15:19]))
+    status, err = run(corpus, folder)
+    assert status == 2 and "Traceback" not in err
+    message = err.splitlines()[-1]
+    assert message.startswith("train.py: error: ") and f"{corpus} has 19 stories" in message
+    assert not (folder / "training.json").exists()
