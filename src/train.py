@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/training.md; sha256 a438c7adde4f
+# Tangled from book/gpt2/training.md; sha256 6a8344cd1cfc
 """Train a small GPT-2 on a folder of texts; gpt2.py runs what it writes."""
 
 import argparse
@@ -43,10 +43,9 @@ def initialize(model):
 
 def train_step(model, optimizer, ids, done, batch=8, peak=2e-3):
     """Improve the weights once on random pieces of a text of ids (N,); return the loss there."""
-    context = len(model.wpe.weight)
-    starts = torch.randint(len(ids) - context, (batch,)).tolist()
+    pieces = ids.unfold(0, len(model.wpe.weight) + 1, 1)  # (N - T, T + 1), all that there are
     with torch.autocast("cpu", torch.bfloat16):
-        nats, log_z = surprise(model, torch.stack([ids[s : s + context + 1] for s in starts]))
+        nats, log_z = surprise(model, pieces[torch.randint(len(pieces), (batch,))])
     (nats.mean() + 1e-2 * (log_z - 20).square().mean()).backward()  # 20, for save's sake
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for group in optimizer.param_groups:  # up in a line, then half a cosine down to a tenth
@@ -59,10 +58,9 @@ def train_step(model, optimizer, ids, done, batch=8, peak=2e-3):
 @torch.inference_mode()
 def bits_per_byte(model, ids, text):
     """Mean surprise over a text and its ids (N,), read in pieces as long as the context."""
-    pieces = ids.split(len(model.wpe.weight))
+    pieces = ids.split(len(model.wpe.weight))  # the first token of each has nothing before it
     nats = sum(surprise(model, piece[None])[0].sum().item() for piece in pieces)
-    share = 1 - len(pieces) / len(ids)  # a piece's first token has nothing before it
-    return nats / share / math.log(2) / len(text.encode())
+    return nats / (1 - len(pieces) / len(ids)) / math.log(2) / len(text.encode())
 
 
 def save(model, used, n_vocab, path):
@@ -82,9 +80,12 @@ def main():
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    config = json.loads((args.model / "config.json").read_bytes())
-    tokenizer = Tokenizer(json.loads((args.model / "vocab.json").read_bytes()))
-    books = [path.read_text("utf-8") for path in sorted(args.corpus.glob("*.txt"))]
+    try:
+        config = json.loads((args.model / "config.json").read_bytes())
+        tokenizer = Tokenizer(json.loads((args.model / "vocab.json").read_bytes()))
+        books = [path.read_text("utf-8") for path in sorted(args.corpus.glob("*.txt"))]
+    except (OSError, ValueError, KeyError) as e:
+        parser.error(f"{e}: MODEL needs GPT-2's config.json and vocab.json, CORPUS texts in UTF-8")
     texts = [story + END_OF_TEXT for book in books for story in stories(book)]
     if len(texts) < 20:
         parser.error(f"{args.corpus} has {len(texts)} stories in .txt files; it takes 20")
@@ -106,8 +107,7 @@ def main():
         optimizer.load_state_dict(moments)
     for step in trange(len(record["loss"]) + 1, args.steps + 1):
         torch.manual_seed(args.seed * 10**6 + step)  # a run in two parts is the same run
-        value = train_step(model, optimizer, train_ids, step / args.steps)
-        record["loss"].append(round(value, 4))
+        record["loss"].append(round(train_step(model, optimizer, train_ids, step / args.steps), 4))
         if step % 250 == 0 or step == args.steps:
             record["held_out_bits_per_byte"][step] = bits_per_byte(model, held_out_ids, held_out)
             save(model, used, config["vocab_size"], args.model / "model.safetensors")

@@ -390,3 +390,41 @@ def test_too_few_stories_are_an_error(run, corpus, folder):
     message = err.splitlines()[-1]
     assert message.startswith("train.py: error: ") and f"{corpus} has 19 stories" in message
     assert not (folder / "training.json").exists()
+
+
+def no_config(corpus: Path, folder: Path) -> str:
+    (folder / "config.json").unlink()
+    return "config.json"
+
+
+def no_folder(corpus: Path, folder: Path) -> str:
+    shutil.rmtree(folder)
+    return "config.json"
+
+
+def half_a_vocabulary(corpus: Path, folder: Path) -> str:
+    (folder / "vocab.json").write_bytes((folder / "vocab.json").read_bytes()[:1000])
+    return "vocab.json"
+
+
+def no_end_of_text(corpus: Path, folder: Path) -> str:
+    (folder / "vocab.json").write_text('{"a": 0}')
+    return END
+
+
+def not_utf8(corpus: Path, folder: Path) -> str:
+    (corpus / "a.txt").write_bytes("A STORY\nNumber 1 ç".encode("latin-1"))
+    return "UTF-8"
+
+
+@pytest.mark.parametrize(
+    "spoil", [no_config, no_folder, half_a_vocabulary, no_end_of_text, not_utf8]
+)
+def test_bad_input_is_one_line_and_nothing_is_written(run, corpus, folder, spoil):
+    word = spoil(corpus, folder)
+    before = set(folder.parent.rglob("*"))
+    status, err = run(corpus, folder)
+    lines = [line for line in err.splitlines() if not line.startswith("usage")]
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("train.py: error: ")
+    assert word in lines[0]
+    assert set(folder.parent.rglob("*")) == before

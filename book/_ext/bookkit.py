@@ -96,7 +96,7 @@ plt.rcParams.update({
 # Heat maps: nothing is transparent, so that zero is the page itself in a light and a dark theme.
 HEAT = matplotlib.colors.LinearSegmentedColormap.from_list("heat", [BLUE + "00", BLUE + "ff"])
 DIVERGING = matplotlib.colors.LinearSegmentedColormap.from_list(
-    "diverging", [ORANGE + "ff", ORANGE + "00", BLUE + "00", BLUE + "ff"]
+    "diverging", [(0, ORANGE + "ff"), (0.5, ORANGE + "00"), (0.5, BLUE + "00"), (1, BLUE + "ff")]
 )
 
 
