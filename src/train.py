@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/training.md; sha256 6a8344cd1cfc
+# Tangled from book/gpt2/training.md; sha256 137c67eb0c83
 """Train a small GPT-2 on a folder of texts; gpt2.py runs what it writes."""
 
 import argparse
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 from tqdm import trange
 
 from gpt2 import END_OF_TEXT, GPT2, Tokenizer
@@ -24,60 +23,61 @@ def stories(book):
     return [text for text in texts if len(text) > 2000 and not re.search(notes, text)]
 
 
-def surprise(model, ids):
-    """Nats (B, T) at each of ids (B, T + 1) but the first, and log_z (B, T), see train_step."""
-    logits = model.lm_head(model(ids[:, :-1])).float()  # (B, T, V)
-    log_z = logits.logsumexp(dim=2)
-    return log_z - logits.gather(2, ids[:, 1:, None]).squeeze(2), log_z
+def surprise(model, x, answers):
+    """Nats (B, T): how unlikely the model finds each of the answers, after the ids x (B, T)."""
+    logits = model.lm_head(model(x)).float()  # (B, T, V)
+    return logits.logsumexp(dim=2) - logits.gather(2, answers[..., None]).squeeze(2)
 
 
-def initialize(model):
-    """GPT-2's first weights: normal(0, 0.02), smaller where they add to the residual stream."""
+def initialize(model, counts):
+    """GPT-2's first weights; the rows of wte stand for counts (V,) of tokens."""
     for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
             depth = 2 * len(model.h) if name.endswith("c_proj.weight") else 1
-            nn.init.normal_(parameter, std=0.02 / math.sqrt(depth))
+            torch.nn.init.normal_(parameter, std=0.02 / math.sqrt(depth))
         elif name.endswith("bias"):
-            nn.init.zeros_(parameter)
+            torch.nn.init.zeros_(parameter)
+    model.lm_head.bias = torch.nn.Parameter(counts.log(), requires_grad=False)
 
 
-def train_step(model, optimizer, ids, done, batch=8, peak=2e-3):
+def train_step(model, optimizer, ids, done, batch=8, peak=2e-3, hide=0.1):
     """Improve the weights once on random pieces of a text of ids (N,); return the loss there."""
     pieces = ids.unfold(0, len(model.wpe.weight) + 1, 1)  # (N - T, T + 1), all that there are
+    drawn = pieces[torch.randint(len(pieces), (batch,))]  # (B, T + 1)
+    hidden = torch.rand(drawn[:, 1:].shape) < (hide if done < 0.75 else 0)  # (B, T)
+    x = drawn[:, :-1].masked_fill(hidden, len(model.wte.weight) - 1)
     with torch.autocast("cpu", torch.bfloat16):
-        nats, log_z = surprise(model, pieces[torch.randint(len(pieces), (batch,))])
-    (nats.mean() + 1e-2 * (log_z - 20).square().mean()).backward()  # 20, for save's sake
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for group in optimizer.param_groups:  # up in a line, then half a cosine down to a tenth
-        group["lr"] = peak * min(done / 0.04, 0.55 + 0.45 * math.cos(math.pi * done))
-    optimizer.step()
+        loss = surprise(model, x, drawn[:, 1:]).mean()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.param_groups[0]["lr"] = peak * min(25 * done, 0.55 + 0.45 * math.cos(math.pi * done))
+    optimizer.step()  # at a rate that goes up in a line, then half a cosine down to a tenth
     optimizer.zero_grad()
-    return nats.mean().item()
+    return loss.item()
 
 
 @torch.inference_mode()
 def bits_per_byte(model, ids, text):
     """Mean surprise over a text and its ids (N,), read in pieces as long as the context."""
     pieces = ids.split(len(model.wpe.weight))  # the first token of each has nothing before it
-    nats = sum(surprise(model, piece[None])[0].sum().item() for piece in pieces)
+    nats = sum(surprise(model, p[None, :-1], p[None, 1:]).sum().item() for p in pieces)
     return nats / (1 - len(pieces) / len(ids)) / math.log(2) / len(text.encode())
 
 
 def save(model, used, n_vocab, path):
     """Write the weights in GPT-2's layout: float16, linear ones (n_in, n_out), a row a token."""
-    rows = torch.zeros(n_vocab, model.wte.embedding_dim)  # of unknown tokens, whose score is 0
-    rows[used] = model.wte.weight.detach()
-    state = {**dict(model.named_parameters()), "wte.weight": rows}
+    rows = model.wte.weight[-1].repeat(n_vocab, 1)  # the one for all tokens that do not occur
+    rows[used] = model.wte.weight[:-1]
+    state = {n: t for n, t in model.named_parameters() if t.requires_grad} | {"wte.weight": rows}
     state = {n: (t.t() if ".c_" in n else t).detach().half().contiguous() for n, t in state.items()}
     save_file(state, path, metadata={"format": "pt"})
 
 
 def main():
-    """The command line; a run that was broken off goes on from its last checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
     parser.add_argument("corpus", type=Path, help="a folder of .txt files")
     parser.add_argument("model", type=Path, help="a folder with config.json and vocab.json")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
@@ -93,10 +93,10 @@ def main():
     ids = [torch.tensor(tokenizer.encode(part)) for part in (text, held_out)]
     used, compact = torch.cat(ids).unique(return_inverse=True)
     train_ids, held_out_ids = compact.split([len(part) for part in ids])
-    model = GPT2({**config, "vocab_size": len(used)})
+    model = GPT2({**config, "vocab_size": len(used) + 1})
     model.lm_head.weight = model.wte.weight
     torch.manual_seed(args.seed)
-    initialize(model)
+    initialize(model, torch.tensor([1.0] * len(used) + [config["vocab_size"] - len(used)]))
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     sha256 = hashlib.sha256("".join(books).encode()).hexdigest()
     record = {"seed": args.seed, "sha256": sha256, "loss": [], "held_out_bits_per_byte": {}}
