@@ -42,6 +42,12 @@ def new_model(seed: int = 0, **config: int) -> gpt2.GPT2:
     return model
 
 
+def has_own_row(wte: torch.Tensor) -> torch.Tensor:
+    """Which tokens (V,) have a row that no other token has."""
+    _, kind, count = wte.unique(dim=0, return_inverse=True, return_counts=True)
+    return count[kind] == 1
+
+
 # --------------------------------------------------------------------------------------- stories
 
 LONG = "Once upon a time there was a goose. " * 60 + "\n"
@@ -237,11 +243,11 @@ def test_a_tenth_of_what_is_read_is_hidden_until_the_last_quarter(monkeypatch, d
 def test_training_learns_a_text_and_that_no_other_tokens_occur():
     model = first_model(torch.tensor([1.0] * 30 + [970.0]), n_embd=32)
     optimizer, ids = optimizer_of(model), torch.arange(300) % 30
-    losses = [train.train_step(model, optimizer, ids, n / 120, peak=2e-2) for n in range(1, 121)]
+    losses = [train.train_step(model, optimizer, ids, n / 160, peak=2e-2) for n in range(1, 161)]
     with torch.no_grad():
         p = model.lm_head(model(ids[None, :16])).softmax(dim=2)  # (1, T, 31)
-    assert losses[0] == pytest.approx(math.log(1000), abs=0.1) and losses[-1] < 0.8
-    assert p[..., -1].mean() < 0.01 and p[..., -1].max() < 0.2  # 0.97 at first
+    assert losses[0] == pytest.approx(math.log(1000), abs=0.1) and losses[-1] < 0.5
+    assert p[..., -1].max() < 0.01  # 0.97 at first
 
 
 # ------------------------------------------------------------------------------------ bits per byte
@@ -282,8 +288,8 @@ def saved(folder):
     """A saved model, the ids of the tokens that it knows, and the model as it was."""
     used = torch.tensor(sorted(random.Random(0).sample(range(N_VOCAB), 40)))
     model = new_model(vocab_size=len(used) + 1)
-    model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(used) + 1), requires_grad=False)
-    model.lm_head.bias[-1] = math.log(N_VOCAB - len(used))
+    counts = torch.tensor([1.0] * len(used) + [N_VOCAB - len(used)])
+    model.lm_head.bias = torch.nn.Parameter(counts.log(), requires_grad=False)
     train.save(model, used, N_VOCAB, folder / "model.safetensors")
     return folder, used, model
 
@@ -383,8 +389,7 @@ def test_a_run_writes_a_model_and_a_record(run, corpus, folder):
     assert record["seed"] == 5 and len(record["loss"]) == 3
     assert list(record["held_out_bits_per_byte"]) == ["3"]
     model, tokenizer = gpt2.load(folder)
-    _, kind, count = model.wte.weight.unique(dim=0, return_inverse=True, return_counts=True)
-    used = (count[kind] == 1).nonzero().squeeze(1)
+    used = has_own_row(model.wte.weight).nonzero().squeeze(1)
     text = "".join(STORIES) + END
     assert used.tolist() == sorted(set(tokenizer.encode(text)))
     held_out = "".join(text + END for text in STORIES[19::20])
@@ -536,8 +541,7 @@ def test_the_small_gpt2_is_small_and_has_rows_for_the_tokens_of_its_stories_alon
     assert (FAIRY / "model.safetensors").stat().st_size < 25e6
     tensors = load_file(FAIRY / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
-    _, kind, count = tensors["wte.weight"].unique(dim=0, return_inverse=True, return_counts=True)
-    used = count[kind] == 1
+    used = has_own_row(tensors["wte.weight"])
     assert f"{used.sum().item():,} tokens that occur" in readme
     assert f"{(~used).sum().item():,} rows are equal" in readme
     assert f"{sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} million par" in readme
