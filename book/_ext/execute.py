@@ -1,10 +1,8 @@
 """Execute the chapters, each only when something it depends on has changed.
 
-A chapter's outputs depend on more than the chapter: on the modules in ``src/`` that it imports,
-directly or through others, on the weights that it loads, on Python and on the packages. All of
-these, and nothing else, make up the chapter's fingerprint. It is kept with the executed notebook
-in ``_build/.executed/``, part by part, so that the reason for executing a chapter again can be
-named.
+What its outputs depend on is recorded while a chapter is executed, see ``dependencies.py``. The
+record is kept with the executed notebook in ``_build/.executed/``, part by part, so that the reason
+for executing a chapter again can be named.
 
     python book/_ext/execute.py             execute the stale chapters
     python book/_ext/execute.py --dry-run   say which chapters are stale, and why
@@ -13,186 +11,44 @@ named.
 from __future__ import annotations
 
 import argparse
-import ast
-import hashlib
 import json
 import os
-import platform
 import re
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
-from IPython.core.inputtransformer2 import TransformerManager
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-from tangle import ROOT, Cell, Chapter, TangleError, read_chapters, tangle, write, write_atomically
+from dependencies import RECORDER, Files, Used, fingerprint, read_record, reason, recording
+from tangle import ROOT, Cell, Chapter, TangleError, read_chapters, write, write_atomically
 
-FORMAT = 1  # raise it when a change of this file changes outputs
 TIMEOUT = 900  # seconds that one cell may take
-WEIGHTS_VARIABLE = "TINY_MODELS_WEIGHTS"
-BOOKKIT = "bookkit"  # names every model, and so says nothing about which one a chapter uses
-EXECUTION_TAGS = {"skip-execution", "raises-exception"}
-
-Fingerprint = dict[str, dict[str, str]]
+# Not within a longer path or a URL, but after a colour, and in a file's URL.
+PATH_BEGINS = r"(\x1b\[[\d;]*m|(?<=file://)|(?<![\w.~/-]))"
 
 
 class ExecuteError(Exception):
     """A chapter failed; the message says in which cell."""
 
 
-# -------------------------------------------------------------------------------- dependencies
-
-
-@dataclass(frozen=True)
-class Module:
-    """A Python file of this repository that chapters can import."""
-
-    path: str
-    text: str
-
-
-def local_modules(root: Path) -> dict[str, Module]:
-    """Find our modules by name, those in ``src/`` as they are after tangling."""
-    modules = {}
-    for folder in ("book/_ext", "src"):
-        for path in sorted((root / folder).glob("*.py")):
-            name = path.relative_to(root).as_posix()
-            modules[path.stem] = Module(name, path.read_text("utf-8"))
-    for target, tangled in tangle(root).items():
-        modules[Path(target).stem] = Module(target, tangled.text)
-    return modules
-
-
-def imported(source: str) -> set[str]:
-    """List the top-level packages that Python source imports, wherever in it that happens."""
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except SyntaxError:  # not ours to report: the kernel will, with a traceback
-        return set()
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) if node.module}
-    return {name.split(".")[0] for name in names}
-
-
-def imported_by_cell(source: str) -> set[str]:
-    """List what a cell imports, also under a magic such as ``%%time``, and the scripts it runs.
-
-    What a shell runs cannot be parsed, so there all that looks like an import is taken for one.
-    """
-    code = source.lstrip().partition("\n")[2] if source.lstrip().startswith("%%") else source
-    names = imported(TransformerManager().transform_cell(code))
-    names.update(re.findall(r"\b(?:src|book/_ext)/(\w+)\.py\b", source))
-    if re.search(r"(?m)^\s*(?:%%|!|\w+\s*=\s*!)", source):
-        names.update(re.findall(r"(?:\s-m|\bimport|\bfrom)\s+(\w+)", source))
-    return names
-
-
-def closure(cells: Iterable[Cell], modules: Mapping[str, Module]) -> tuple[set[str], set[str]]:
-    """Follow the imports of cells: our modules that they reach, and packages of others."""
-    names: set[str] = set()
-    todo = {name for cell in cells for name in imported_by_cell(cell.source)}
-    while todo:
-        name = todo.pop()
-        names.add(name)
-        if name in modules:
-            todo |= imported(modules[name].text) - names
-    ours = names & modules.keys()
-    return ours, names - ours - sys.stdlib_module_names
-
-
-@cache
-def providers() -> Mapping[str, list[str]]:
-    """Tell which distributions an importable package is in."""
-    return metadata.packages_distributions()
-
-
-@cache
-def requirements(name: str) -> list[Requirement]:
-    """List what a distribution requires."""
-    return [Requirement(text) for text in metadata.requires(name) or ()]
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Give the versions of the distributions that packages are in and of all they require.
-
-    Only these: what else is installed cannot change an output.
-    """
-    todo = [(name, "") for package in packages for name in providers().get(package, ())]
-    seen = set()
-    result = {}
-    while todo:
-        name, extra = todo.pop()
-        name = canonicalize_name(name)
-        if (name, extra) in seen:
-            continue
-        seen.add((name, extra))
-        try:
-            result[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-        for requirement in requirements(name):
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                todo += [(requirement.name, wanted) for wanted in ("", *requirement.extras)]
-    return result
-
-
-class Weights:
-    """Digests of the directories in ``book/models``, kept so that a large file is read once."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.memo = root / "_build/.executed/weights.json"
-        self.names = sorted(path.name for path in (root / "book/models").glob("*/"))
-        try:
-            self.known = json.loads(self.memo.read_text("utf-8"))
-        except (FileNotFoundError, ValueError):
-            self.known = {}
-
-    def file(self, path: Path) -> str:
-        """Digest a file, or remember the digest if size and time of change are the same."""
-        name = path.relative_to(self.root).as_posix()
-        status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
-        if self.known.get(name, [])[:2] != stamp:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            self.known[name] = [*stamp, digest]
-            write_atomically(self.memo, json.dumps(self.known, indent=1))
-        return self.known[name][2]
-
-    def directory(self, name: str) -> str:
-        """Digest the names and contents of a directory's files."""
-        folder = self.root / "book/models" / name
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return digest(*(f"{file.relative_to(folder)} {self.file(file)}" for file in files))
-
-
-def digest(*texts: str) -> str:
-    """Digest texts, told apart."""
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-
-
-# -------------------------------------------------------------------------------- fingerprints
+# ---------------------------------------------------------------------------------------- cache
 
 
 @dataclass(frozen=True)
 class Job:
-    """A chapter, what its outputs depend on, and why it has to be executed (or None)."""
+    """A chapter, the files as they are, and why it has to be executed (or None)."""
 
     chapter: Chapter
-    fingerprint: Fingerprint
+    files: Files
     reason: str | None
 
 
@@ -203,69 +59,21 @@ def executed_path(root: Path, docname: str) -> Path:
 
 def jobs(root: Path = ROOT) -> Iterator[Job]:
     """Compare every chapter that has code with its executed notebook, in reading order."""
-    modules = local_modules(root)
-    weights = Weights(root)
+    files = Files(root)
     for chapter in read_chapters(root):
         if chapter.cells:
-            new = fingerprint(chapter, modules, weights)
-            yield Job(chapter, new, reason(stored(root, chapter.docname), new))
+            yield Job(chapter, files, why(chapter, files))
 
 
-def fingerprint(chapter: Chapter, modules: Mapping[str, Module], weights: Weights) -> Fingerprint:
-    """Collect everything that a chapter's outputs depend on."""
-    ours, others = closure(chapter.cells, modules)
-    code = [
-        json.dumps(
-            [cell.source, sorted(EXECUTION_TAGS.intersection(cell.metadata.get("tags", ())))]
-        )
-        for cell in chapter.cells
-    ]
-    kernel = chapter.metadata.get("kernelspec", {}).get("name", "python3")
-    naming = [cell.source for cell in chapter.cells]
-    naming += [modules[name].text for name in sorted(ours - {BOOKKIT})]
-    used = [name for name in weights.names if any(name in text for text in naming)]
-    reads_variable = used or any(
-        WEIGHTS_VARIABLE in text for text in [*naming, *(modules[name].text for name in ours)]
-    )
-    return {
-        "code": {"code": digest(kernel, *code)},
-        "files": {modules[name].path: digest(modules[name].text) for name in sorted(ours)},
-        "weights": {f"book/models/{name}": weights.directory(name) for name in used},
-        "environment": (
-            {WEIGHTS_VARIABLE: os.environ.get(WEIGHTS_VARIABLE, "")} if reads_variable else {}
-        ),
-        "versions": {
-            "executor": str(FORMAT),
-            "Python": platform.python_version(),
-            **dict(sorted(versions([*others, "ipykernel"]).items())),
-        },
-    }
-
-
-def stored(root: Path, docname: str) -> Fingerprint | None:
-    """Read the fingerprint with which a chapter was executed last."""
+def why(chapter: Chapter, files: Files) -> str | None:
+    """Say why a chapter has to be executed, if it has to."""
     try:
-        notebook = json.loads(executed_path(root, docname).read_text("utf-8"))
-        return notebook["metadata"]["tiny_models"]["fingerprint"]
+        notebook = json.loads(executed_path(files.root, chapter.docname).read_text("utf-8"))
+        done = notebook["metadata"]["tiny_models"]
+        used = Used(**done["used"])
     except (FileNotFoundError, ValueError, KeyError):
-        return None
-
-
-def reason(old: Fingerprint | None, new: Fingerprint) -> str | None:
-    """Name what differs between two fingerprints."""
-    if old is None:
         return "not executed yet"
-    changes = []
-    for group, parts in new.items():
-        before = old.get(group, {})
-        for name in sorted(before.keys() | parts.keys()):
-            if before.get(name) == parts.get(name):
-                continue
-            if group == "versions":
-                changes.append(f"{name} {before.get(name, 'none')}→{parts.get(name, 'none')}")
-            else:
-                changes.append(f"{name} changed")
-    return ", ".join(changes) or None
+    return reason(done["fingerprint"], fingerprint(chapter, used, files))
 
 
 def stale(root: Path = ROOT) -> dict[str, str]:
@@ -290,11 +98,11 @@ class ThisPython(AsyncKernelManager):
 def environment(root: Path) -> dict[str, str]:
     """Give the kernel's environment: our modules, this Python, and outputs that repeat."""
     inherited = os.environ
-    ours = [str(root / "src"), str(root / "book/_ext"), inherited.get("PYTHONPATH", "")]
+    ours = [str(root / "src"), str(root / "book/_ext"), str(RECORDER)]
     path = [str(Path(sys.executable).parent), inherited.get("PATH", "")]
     return {
         **inherited,
-        "PYTHONPATH": os.pathsep.join(filter(None, ours)),
+        "PYTHONPATH": os.pathsep.join(filter(None, [*ours, inherited.get("PYTHONPATH")])),
         "PATH": os.pathsep.join(filter(None, path)),
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -334,18 +142,23 @@ def execute(root: Path, job: Job) -> float:
         record_timing=False,
         on_cell_start=note,
     )
-    start = time.perf_counter()
-    try:
-        client.execute(env=environment(root))
-    except (CellControlSignal, DeadKernelError) as error:
-        raise ExecuteError(failure(at, notebook.cells[at.number - 1], error)) from None
-    seconds = time.perf_counter() - start
+    with TemporaryDirectory() as folder:
+        record = Path(folder, "record")
+        variables = environment(root) | recording(root, record)
+        start = time.time_ns()
+        try:
+            client.execute(env=variables)
+        except (CellControlSignal, DeadKernelError) as error:
+            raise ExecuteError(failure(at, notebook.cells[at.number - 1], error)) from None
+        seconds = (time.time_ns() - start) / 1e9
+        used = read_record(root, record, chapter)
 
     for cell in notebook.cells:
         for output in cell.outputs:
             hide_paths(root, output)
     notebook.metadata["tiny_models"] = {
-        "fingerprint": job.fingerprint,
+        "used": asdict(used),
+        "fingerprint": fingerprint(chapter, used, job.files, start),
         "seconds": round(seconds, 1),
     }
     write_atomically(executed_path(root, chapter.docname), nbformat.writes(notebook) + "\n")
@@ -364,11 +177,17 @@ def failure(cell: Cell, node: nbformat.NotebookNode, error: Exception) -> str:
 
 def hide_paths(root: Path, output: nbformat.NotebookNode) -> None:
     """Make an output's text the same on every machine, as far as it names files."""
-    packages = sysconfig.get_path("purelib")
+    packages, home = Path(sysconfig.get_path("purelib")), Path.home()
+
+    def forms(path: Path) -> list[str]:
+        """Write a path in full, and the way IPython shortens it in tracebacks."""
+        return [str(path), *(f"~/{p.relative_to(home)}" for p in [path] if p.is_relative_to(home))]
 
     def clean(text: str) -> str:
-        text = text.replace(f"{packages}/", "").replace(f"{root}/", "")
-        text = re.sub(rf"{re.escape(str(root))}(?![\w.-])", ".", text)
+        for form in [*forms(packages), *forms(root)]:
+            text = re.sub(rf"{PATH_BEGINS}{re.escape(form)}/", r"\1", text)
+        for form in forms(root):
+            text = re.sub(rf"{PATH_BEGINS}{re.escape(form)}(?![\w.-])", r"\1.", text)
         return re.sub(r"[^\s\"']*/ipykernel_\d+/\d+\.py", "cell", text)
 
     if "text" in output:
@@ -400,8 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
     root = options.root.resolve()
     try:
         if options.dry_run:
-            for docname, why in stale(root).items():
-                print(f"{docname}: {why}")
+            for docname, text in stale(root).items():
+                print(f"{docname}: {text}")
         else:
             write(root)
             execute_stale(root)
