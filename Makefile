@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# The script $(BIN)/jupyter-book names the folder in which it was installed, so it can't be moved.
+JUPYTER_BOOK := $(BIN)/python -c "from jupyter_book.cli.main import main; main()"
 BOOK_READY := $(VENV)/.requirements
 TEST_READY := $(VENV)/.test-requirements
 BENCH := .venv-bench
@@ -11,7 +13,7 @@ BENCH_READY := $(BENCH)/.requirements
 .PHONY: book test bench tangle untangle models serve clean
 
 book: models  ## build the book into _build/html
-	$(BIN)/jupyter-book build . --warningiserror --keep-going
+	$(JUPYTER_BOOK) build . --warningiserror --keep-going
 
 test: models $(TEST_READY)  ## run the tests; those of the pages want `make book` first
 	$(BIN)/python -m ruff check

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -24,7 +25,7 @@ WITH_CODE = [docname for docname, chapter in CHAPTERS.items() if chapter.cells]
 TANGLED = tangle(ROOT)
 
 built = pytest.mark.skipif(
-    not HTML.exists(), reason="the book is not built; run `jupyter-book build .`"
+    not HTML.exists(), reason="the book is not built; run `make book`"
 )
 
 
@@ -66,6 +67,21 @@ def test_the_outputs_are_those_of_the_code():
 
 
 @built
+@pytest.mark.parametrize(
+    "docname, read, not_read",
+    [
+        ("book/compare/frameworks", "src/gemma3.py", "src/train.py"),  # by a computed name
+        ("book/compare/frameworks", "src/gpt2.py", "book/_ext/architecture.py"),
+        ("book/gpt2/generate", "src/gpt2.py", "src/gemma3.py"),  # only in a shell
+    ],
+)
+def test_what_a_chapter_read_was_recorded(docname, read, not_read):
+    notebook = nbformat.read(executed_path(ROOT, docname), as_version=4)
+    files = notebook.metadata["tiny_models"]["used"]["files"]
+    assert read in files and not_read not in files
+
+
+@built
 @pytest.mark.parametrize("docname", WITH_CODE)
 def test_every_cell_was_executed_without_errors(docname):
     notebook = nbformat.read(executed_path(ROOT, docname), as_version=4)
@@ -95,6 +111,13 @@ def test_every_picture_has_a_description(docname):
     for drawing in article.find_all("svg"):
         described = drawing.get("aria-label") or drawing.get("aria-labelledby")
         assert described or drawing.get("aria-hidden") == "true", str(drawing)[:200]
+
+
+def test_make_runs_no_script_that_names_the_folder_it_was_installed_in():
+    """Such a script does not run any more when the checkout was moved."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    recipes = [line for line in makefile.splitlines() if not line.startswith("#")]
+    assert set(re.findall(r"\$\(BIN\)/(\w\S*)", "\n".join(recipes))) == {"python"}
 
 
 # ------------------------------------------------------------------------------------- captions

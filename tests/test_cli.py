@@ -73,7 +73,14 @@ def environment(**changes: str) -> dict[str, str]:
 def start(script: str, *arguments: str | bytes | Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, SRC / f"{script}.py", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment(), stdout=pipe, stderr=pipe, cwd="/")
+    return subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=pipe,
+        stderr=pipe,
+        cwd="/",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `make test &` ignores it
+    )
 
 
 # --------------------------------------------------------------------------------- what it prints

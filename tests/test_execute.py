@@ -3,22 +3,29 @@
 One small book is executed with real kernels; the tests work on copies of it.
 """
 
+import hashlib
 import os
 import platform
+import py_compile
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from dependencies import LARGE
 from execute import (
     ExecuteError,
     execute_stale,
     executed_path,
-    imported_by_cell,
+    hide_paths,
     main,
     stale,
 )
@@ -93,6 +100,72 @@ from bookkit import load
 load("alpha")
 ```
 """,
+    # Reads files, in ways that do not show in its text.
+    "files": """
+# Files
+```{code-cell}
+import os, runpy, subprocess, sys
+
+HERE = "notes"
+
+
+def read(name):
+    return open(name, "rb").read()
+
+
+read(f"{HERE}/computed")
+os.close(os.open(os.path.join(HERE, "system"), os.O_RDONLY))
+read(os.path.join(os.getcwd(), HERE, "absolute"))
+try:
+    read(f"{HERE}/missing")
+except FileNotFoundError:
+    pass
+sys.path.append(HERE)
+import first
+runpy.run_path(HERE + "/ran.py")
+```
+```{code-cell}
+%%bash
+folder=notes
+python -c "open('$folder/child')"
+cat notes/shell > /dev/null
+cd notes && python -c "open('moved')" && python -m module
+```
+```{code-cell}
+subprocess.run([sys.executable, "-c", f"open('{HERE}/sub' + 'process')"], check=True)
+subprocess.run(["cat", f"{HERE}/other" + "-program"], check=True, stdout=subprocess.DEVNULL)
+subprocess.run([sys.executable, f"{HERE}/parent" + ".py"], check=True)
+listed = os.listdir("listed")
+!cat {HERE}/magic > /dev/null
+```
+""",
+    # Writes files and reads them, one also with another program.
+    "writes": """
+# Write
+```{code-cell}
+import os, tempfile
+from pathlib import Path
+
+Path("out").mkdir(exist_ok=True)
+Path("out/made").write_text(str(os.getpid()))
+Path("out/.new").write_text(str(os.getpid()))
+os.replace("out/.new", "out/replaced")
+Path("_build/made").write_text(str(os.getpid()))
+text = [Path(name).read_text() for name in ("out/made", "out/replaced", "_build/made")]
+with tempfile.TemporaryDirectory() as folder:
+    Path(folder, "made").write_text("")
+    Path(folder, "made").read_text()
+```
+""",
+    # Reads weights in native code, from a directory whose name is computed.
+    "native": """
+# Native
+```{code-cell}
+from safetensors.numpy import load_file
+
+load_file("book/models/" + "be" + "ta/model.safetensors")
+```
+""",
     # Depends on none of this.
     "alone": """
 # Alone
@@ -104,7 +177,7 @@ print("alone")
 """,
     "prose": "\n# Prose\nAbout alpha and `import model`.\n",
 }
-BOOKKIT = '''"""Helpers."""
+BOOKKIT = '''"""Helpers; TINY_MODELS_WEIGHTS is not read here, only named."""
 
 import os
 
@@ -112,8 +185,29 @@ MODELS = ["alpha", "beta"]
 
 
 def load(name):
-    return open(f"book/models/{name}/weights").read()
+    return open(f"book/models/{name}/model.safetensors", "rb").read()[:9]
 '''
+NOTES = {
+    "computed": "",
+    "system": "",
+    "absolute": "",
+    "first.py": "import second",
+    "second.py": "",
+    "ran.py": "",
+    "child": "",
+    "shell": "",
+    "moved": "",
+    "module.py": "",
+    "subprocess": "",
+    "other-program": "",
+    "parent.py": "import os, sys; os.system(f'cd notes; {sys.executable} grandchild.py')",
+    "grandchild.py": "",
+    "magic": "",
+}
+
+
+def weights(root, name):
+    return root / f"book/models/{name}/model.safetensors"
 
 
 def sources(root, docname):
@@ -124,6 +218,10 @@ def replace(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def replace_bytes(path):
+    path.write_bytes(path.read_bytes()[:-1] + b"1")
 
 
 def stale_names(root):
@@ -146,7 +244,13 @@ def executed(tmp_path_factory):
     (root / "book/_ext/unused.py").write_text("")
     for name in ("alpha", "beta"):
         (root / "book/models" / name).mkdir(parents=True)
-        (root / "book/models" / name / "weights").write_text(name)
+        save_file({name: np.zeros(LARGE, np.int8)}, weights(root, name))
+        (root / "book/models" / name / "README.md").write_text(name)
+    for name, text in NOTES.items():
+        (root / "notes").mkdir(exist_ok=True)
+        (root / "notes" / name).write_text(text)
+    (root / "notes/unread").touch()
+    (root / "listed").mkdir()
     for name, text in CHAPTERS.items():
         sources(root, name).write_text(FRONT_MATTER + text)
     files = "".join(f"- file: book/{name}\n" for name in CHAPTERS if name != "prose")
@@ -252,53 +356,148 @@ def test_a_removed_or_broken_result_is_made_again(book):
     assert stale(book) == dict.fromkeys(["book/use", "book/alone"], "not executed yet")
 
 
+# -------------------------------------------------------------------------- files that are read
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_a_changed_file_executes_the_chapter_that_read_it(book, name):
+    (book / "notes" / name).write_text("changed = 1")
+    assert stale(book) == {"book/files": f"notes/{name} changed"}
+
+
+@pytest.mark.parametrize("name", NOTES)
+def test_a_removed_file_executes_the_chapter_that_read_it(book, name):
+    (book / "notes" / name).unlink()
+    assert stale(book) == {"book/files": f"notes/{name} changed"}
+
+
+def test_a_file_that_was_missing_executes_the_chapter_that_looked_for_it(book):
+    (book / "notes/missing").touch()
+    assert stale(book) == {"book/files": "notes/missing changed"}
+
+
+def test_a_new_name_executes_the_chapter_that_listed_the_folder(book):
+    (book / "listed/new").touch()
+    assert stale(book) == {"book/files": "listed/ changed"}
+
+
+@pytest.mark.parametrize("name", ["notes/unread", "notes/new", "src/new.py", "new.py"])
+def test_a_file_that_nobody_read_executes_nothing(book, name):
+    (book / name).write_text("changed = 1")
+    assert stale(book) == {}
+
+
+def test_what_a_chapter_writes_does_not_make_it_stale(book):
+    for name in ("out/made", "out/replaced", "_build/made"):
+        (book / name).write_text("changed")
+    shutil.rmtree(book / "listed")
+    (book / "listed/__pycache__").mkdir(parents=True)
+    assert stale(book) == {}
+
+
 @pytest.mark.parametrize(
-    "source, names",
+    "command",
+    ["cat notes/$name", "head -n 1 $PWD/notes/unread", "cat notes/*", "cat {notes/,}$name"],
+)
+def test_a_file_that_a_shell_may_have_read_counts(book, command):
+    replace(sources(book, "alone"), "import yaml\n", f"%%bash\nname=unread\n{command}\n")
+    replace(sources(book, "alone"), 'print("alone")', "true")
+    execute_stale(book, lambda _: None)
+    (book / "notes/unread").write_text("changed")
+    assert stale(book) == {"book/alone": "notes/unread changed"}
+
+
+def test_a_module_from_a_compile_cache_counts(book):
+    """Then Python does not open the source."""
+    for name in ("first", "second"):
+        py_compile.compile(book / f"notes/{name}.py")
+    replace(sources(book, "files"), "import first\n", "import first  # again\n")
+    execute_stale(book, lambda _: None)
+    (book / "notes/second.py").write_text("changed = 1")
+    assert stale(book) == {"book/files": "notes/second.py changed"}
+
+
+def test_a_file_that_changes_meanwhile_executes_the_chapter_again(book):
+    """Which of the two contents was read is not known."""
+    cell = "import yaml\nopen('notes/computed')\n!echo more >> notes/computed"
+    replace(sources(book, "alone"), "import yaml", cell)
+    execute_stale(book, lambda _: None)
+    assert stale(book)["book/alone"] == "notes/computed changed"
+
+
+@pytest.mark.parametrize(
+    "cell",
     [
-        ("import a.b, c as d\ndef f():\n    from e.f import g", {"a", "c", "e"}),
-        ("%matplotlib inline\nimport a\nx = !ls", {"a"}),
-        ("%%time\nimport a", {"a"}),
-        ("%%bash\npython src/a.py | sort\npython -c 'import b'\npython -m c", {"a", "b", "c"}),
-        ("!python book/_ext/a.py", {"a"}),
-        ("%run src/a.py", {"a"}),
-        ("subprocess.run(['python', 'src/a.py'])", {"a"}),
-        ("text = 'import a'  # from b", set()),
-        ("broken (", set()),
-        ("a != b  # from c", set()),
+        "%%bash\nPYTHONPATH=src python -c 'import helper'",
+        '%%bash\npython -I -c \'open("sr" "c/helper.py")\'',
+        "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import this'], env={})",
     ],
 )
-def test_imports_of_a_cell(source, names):
-    assert imported_by_cell(source) == names
+def test_a_python_that_records_nothing_may_have_read_everything_of_ours(book, cell):
+    replace(sources(book, "alone"), 'import yaml\n\nprint("alone")', cell)
+    execute_stale(book, lambda _: None)
+    assert stale(book) == {}
+    replace(sources(book, "model"), "2 * SIZE", "SIZE * 2")
+    assert stale(book)["book/alone"] == "src/helper.py changed"
+
+
+def test_a_sitecustomize_of_the_reader_runs_too(book, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.reader = 'was here'")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    replace(sources(book, "alone"), '"alone"', "__import__('sys').reader")
+    execute_stale(book, lambda _: None)
+    assert outputs(book, "alone")[0][0].text == "was here\n"
 
 
 # -------------------------------------------------------------------- weights and environment
 
 
-def test_changed_weights_execute_the_chapters_that_name_them(book):
-    (book / "book/models/beta/weights").write_text("other")
+def test_changed_weights_execute_the_chapters_that_use_them(book):
+    replace_bytes(weights(book, "beta"))
+    # Safetensors reads in native code. Which directory is not known, so that it is any.
+    assert stale(book) == {"book/native": "book/models/beta changed"}
+    replace_bytes(weights(book, "alpha"))
+    assert stale(book)["book/weights"] == "book/models/alpha changed"
+
+
+@pytest.mark.parametrize("name", ["README.md", "run-1.pt"])
+def test_what_is_beside_weights_executes_nothing(book, name):
+    (book / "book/models/alpha" / name).write_text("changed")
     assert stale(book) == {}
-    (book / "book/models/alpha/weights").write_text("other")
-    assert stale(book) == {"book/weights": "book/models/alpha changed"}
 
 
-def test_renamed_and_new_weights_are_noticed(book):
-    (book / "book/models/alpha/more").write_text("more")
-    assert stale_names(book) == {"weights"}
+def test_a_readme_beside_weights_executes_the_chapter_that_read_it(book):
+    replace(sources(book, "alone"), "import yaml", "open('book/models/alpha/' + 'README.md')")
+    execute_stale(book, lambda _: None)
+    (book / "book/models/alpha/README.md").write_text("changed")
+    assert stale(book) == {"book/alone": "book/models/alpha/README.md changed"}
+
+
+@pytest.mark.parametrize("name", ["more.safetensors", "config.json", "tokenizer.model"])
+def test_renamed_and_new_weights_are_noticed(book, name):
+    (book / "book/models/alpha" / name).write_text("more")
+    assert stale_names(book) == {"weights", "native"}
 
 
 def test_only_the_content_of_weights_counts(book):
-    path = book / "book/models/alpha/weights"
-    path.write_text(path.read_text())
+    path = weights(book, "alpha")
+    path.write_bytes(path.read_bytes())
     os.utime(path, (1, 1))
     assert stale(book) == {}
 
 
 def test_unchanged_weights_are_read_once(book, monkeypatch):
     assert stale(book) == {}  # digests the copies
-    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("read again"))
+    digest = hashlib.file_digest
+
+    def small_only(file, name):
+        assert "safetensors" not in file.name, "read again"
+        return digest(file, name)
+
+    monkeypatch.setattr("hashlib.file_digest", small_only)
     assert stale(book) == {}
-    (book / "book/models/alpha/weights").write_text("other")
-    with pytest.raises(pytest.fail.Exception):
+    replace_bytes(weights(book, "alpha"))
+    with pytest.raises(AssertionError, match="read again"):
         stale(book)
 
 
@@ -313,7 +512,7 @@ def test_the_weights_variable_counts_where_weights_do(book, monkeypatch):
         ("pyyaml", {"alone"}),
         ("jinja2", {"use"}),
         ("markupsafe", {"use"}),  # required by jinja2
-        ("ipykernel", {"model", "use", "script", "weights", "alone"}),
+        ("ipykernel", CHAPTERS.keys() - {"prose"}),
         ("sphinx", set()),  # installed, but not imported
     ],
 )
@@ -360,6 +559,54 @@ def test_a_dead_kernel_is_reported(book):
     assert stale_names(book) == {"alone"}
 
 
+def test_an_interrupted_chapter_leaves_nothing(book, tmp_path):
+    replace(
+        sources(book, "alone"), "import yaml", "import time\nopen('started', 'w')\ntime.sleep(60)"
+    )
+    before = {path for path in (book / "_build").rglob("*") if path.name != "digests.json"}
+    (temporary := tmp_path / "temporary").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, REPOSITORY / "book/_ext/execute.py", "--root", book],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 60
+    while not (book / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    after = {path for path in (book / "_build").rglob("*") if path.name != "digests.json"}
+    assert after == before
+    assert list(temporary.iterdir()) == []
+    assert stale_names(book) == {"alone"}
+
+
+@pytest.mark.parametrize(
+    "root, text, shown",
+    [
+        ("/src", "https://example.org/src/a.py", "https://example.org/src/a.py"),
+        (
+            "/src",
+            "/home/src/a.py, ./src/a.py, ~/src/a.py",
+            "/home/src/a.py, ./src/a.py, ~/src/a.py",
+        ),
+        ("/src", "see https://src/a.py and and/src", "see https://src/a.py and and/src"),
+        ("/src", "('/src/src/a.py:3', \"/src\")", "('src/a.py:3', \".\")"),
+        ("/src", "/src/a:/src/b /src/c", "a:b c"),
+        ("/src", "\x1b[32m/src/src/a.py", "\x1b[32msrc/a.py"),
+        ("/src", "file:///src/a.py", "file://a.py"),
+        ("/src", "/srcs/a /src-1 /src.d", "/srcs/a /src-1 /src.d"),
+        ("/home/me/book", "File ~/book/src/a.py:3, /home/me/book/b", "File src/a.py:3, b"),
+    ],
+)
+def test_paths_of_this_machine_are_hidden_and_nothing_else_is(monkeypatch, root, text, shown):
+    monkeypatch.setenv("HOME", "/home/me")
+    output = nbformat.v4.new_output("stream", text=text)
+    hide_paths(Path(root), output)
+    assert output.text == shown
+
+
 # --------------------------------------------------------------------------------- command line
 
 
@@ -389,7 +636,7 @@ def build(root, ci=False):
 
 
 def test_an_incremental_build_shows_what_is_new_and_nothing_stale(book):
-    for name in ("tangle.py", "execute.py", "tiny_models.py"):
+    for name in ("tangle.py", "dependencies.py", "execute.py", "tiny_models.py"):
         shutil.copy(REPOSITORY / "book/_ext" / name, book / "book/_ext")
     shutil.copy(REPOSITORY / "_config.yml", book)
     shutil.copytree(REPOSITORY / "book/_static", book / "book/_static")
