@@ -153,6 +153,7 @@ os.replace("out/.new", "out/replaced")
 Path("_build/made").write_text(str(os.getpid()))
 text = [Path(name).read_text() for name in ("out/made", "out/replaced", "_build/made")]
 with tempfile.TemporaryDirectory() as folder:
+    Path(folder, "new").mkdir()
     Path(folder, "made").write_text("")
     Path(folder, "made").read_text()
 ```
@@ -381,7 +382,7 @@ def test_a_new_name_executes_the_chapter_that_listed_the_folder(book):
     assert stale(book) == {"book/files": "listed/ changed"}
 
 
-@pytest.mark.parametrize("name", ["notes/unread", "notes/new", "src/new.py", "new.py"])
+@pytest.mark.parametrize("name", ["notes/unread", "notes/new", "src/new.py", "new"])
 def test_a_file_that_nobody_read_executes_nothing(book, name):
     (book / name).write_text("changed = 1")
     assert stale(book) == {}

@@ -67,6 +67,8 @@ def hook(event, args):
     """Note what an audit event says (https://docs.python.org/3/library/audit_events.html)."""
     if event == "open":
         path, mode, flags = args
+        if mode is None and sys._getframe(1).f_globals.get("__name__") == "shutil":
+            return  # rmtree, with paths relative to a folder that an audit event does not tell
         writes = (flags or 0) & os.O_CREAT or (mode and not {"w", "a", "x"}.isdisjoint(mode))
         note_path(WRITTEN if writes else READ, path)
     elif event == "exec":  # a module from a compile cache: its source is not opened
