@@ -253,7 +253,7 @@ def read(model):
     first, heads = blocks[0]
     shapes |= {f"h.0.{name}": shape for name, shape in first.items()}
     wte, head = _weight(model.wte), _weight(model.lm_head)
-    shared = not wte.is_meta and wte.data_ptr() == head.data_ptr()
+    shared = wte is head or not wte.is_meta and wte.data_ptr() == head.data_ptr()
     return Facts(shapes, len(blocks), heads, shared)
 
 
@@ -412,7 +412,7 @@ GEMMA3 = {
     "step": "what one compiled step computes, from the ids to the scores",
     "sampling": "the step from scores to the next token",
     "weights": "everything that has weights",
-    "changes": "what GPT-2 has not, or makes in another way",
+    "changes": "what GPT-2 lacks or makes in another way",
     "all": "everything",
 }
 LAYER = (  # the weights of a layer that the drawing has a place for
