@@ -1,9 +1,10 @@
-# Tangled from book/gemma3/{jax,tokenizer,norms,attention,generate}.md; sha256 275440a555f3
+# Tangled from book/gemma3/{jax,tokenizer,norms,attention,generate}.md; sha256 6e15b08c9d51
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import argparse
 import codecs
 import functools
+import heapq
 import itertools
 import json
 import re
@@ -37,41 +38,70 @@ def read_safetensors(path):
     return tensors
 
 
+def varint(message, i):
+    """The number that begins at place i of a protobuf message, and the place behind it."""
+    if message[i] < 128:
+        return message[i], i + 1
+    rest, end = varint(message, i + 1)  # seven bits a byte; the eighth says that more follow
+    return message[i] - 128 + 128 * rest, end
+
+
 def fields(message):
     """Yield the number and the value, an int or bytes, of each field of a protobuf message."""
-    stream = iter(message)
-    def varint(byte):
-        return byte if byte < 128 else byte - 128 + 128 * varint(next(stream))
-    for byte in stream:
-        number, kind = divmod(varint(byte), 8)
-        value = varint(next(stream)) if kind in (0, 2) else {1: 8, 5: 4}[kind]
-        yield number, bytes(itertools.islice(stream, value)) if kind else value
+    i = 0
+    while i != len(message):
+        key, i = varint(message, i)
+        if key & 7 == 0:  # a number
+            value, i = varint(message, i)
+        else:  # bytes, as many as a number says, or 8, or 4
+            size, i = varint(message, i) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], i)
+            value, i = message[i : i + size], i + size
+        yield key >> 3, value
+
+
+MARKS = {"<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>"}
+LEARNED, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+WORD = re.compile("▁{2,31}|(?: |▁(?!▁))*(?:>[ ▁]</|[^ ▁])*")
+PART = re.compile(r"</?\w+>|\[multimodal\]|\n{1,31}|\t{1,31}| {2,31}|.", re.DOTALL)
 
 
 class Tokenizer:
     """Byte-pair encoding of characters, from the bytes of a SentencePiece tokenizer.model."""
     def __init__(self, model):
-        self.token_bytes, ids = [], {kind: {} for kind in range(1, 7)}
-        for piece in (dict(fields(value)) for number, value in fields(model) if number == 1):
-            text, kind = piece[1].decode().replace("▁", " "), piece.get(3, 1)
-            ids[kind][text] = [len(self.token_bytes)]  # kind 1 is learned, 4 user-defined, 6 a byte
-            self.token_bytes.append(bytes.fromhex(text[3:5]) if kind == 6 else text.encode())
-        self.learned, self.ids, self.byte_ids = ids[1], ids[1] | ids[4], sorted(ids[6].values())
-        longest_first = sorted(map(re.escape, ids[4]), key=len, reverse=True)
-        self.symbols = re.compile("|".join([*longest_first, "."]), re.DOTALL).findall
-        self.words = re.compile(" *(?:> </|[^ ])*").findall  # one learned piece is "> </"
+        self.token_bytes, self.id, self.special = [], {}, {}
+        try:
+            for piece in (dict(fields(value)) for number, value in fields(model) if number == 1):
+                text, kind = str(piece[1], "utf-8").replace("▁", " "), piece.get(3, LEARNED)
+                plain = kind in (LEARNED, USER_DEFINED) and text not in MARKS
+                (self.id if plain else self.special)[text] = len(self.token_bytes)
+                self.token_bytes.append(bytes.fromhex(text[3:5]) if kind == BYTE else text.encode())
+            self.byte_id = [self.special[f"<0x{byte:02X}>"] for byte in range(256)]
+        except (LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError("tokenizer.model is cut off or damaged") from error
+        self.merge = functools.lru_cache(2**16)(self.merge)  # most words come again
+
+    def merge(self, word):
+        """Token ids of one word: neighbours that make a piece are joined, lowest id first."""
+        parts = [p for part in PART.findall(word) for p in ([part] if part in self.id else part)]
+        get, never = self.id.get, len(self.token_bytes)
+        cuts = [0, *itertools.accumulate(map(len, parts))]  # where parts begin and end
+        end, begin = dict(zip(cuts, cuts[1:])), dict(zip(cuts[1:], cuts))
+        heap = sorted((get(word[i:k], never), i, j, k) for i, j, k in zip(cuts, cuts[1:], cuts[2:]))
+        while heap and heap[0][0] < never:
+            _, a, b, c = heapq.heappop(heap)
+            if end.get(a) == b and end.get(b) == c:  # both parts still stand
+                end[a], begin[c] = c, a
+                del end[b]
+                for i, j, k in ((begin.get(a, 0), a, c), (a, c, end.get(c, 0))):
+                    heapq.heappush(heap, (get(word[i:k], never), i, j, k))
+        ids = []
+        for part in (word[i:j] for i, j in end.items()):
+            ids += [self.id[part]] if part in self.id else [self.byte_id[b] for b in part.encode()]
+        return ids
 
     def encode(self, text):
-        """Token ids of a text: neighbours joined word by word, the pair learned first first."""
-        ids = []
-        for word in self.words(text.replace("▁", " ")):
-            parts = self.symbols(word)
-            while joined := [p for p in map("".join, zip(parts, parts[1:])) if p in self.learned]:
-                i = [*map("".join, zip(parts, parts[1:]))].index(min(joined, key=self.learned.get))
-                parts[i : i + 2] = [parts[i] + parts[i + 1]]
-            for part in parts:
-                ids += self.ids.get(part) or [self.byte_ids[byte][0] for byte in part.encode()]
-        return ids
+        """Token ids of a text, which cannot spell the special pieces."""
+        return [i for word in WORD.findall(text) for i in self.merge(word.replace("▁", " "))]
 
     def decode(self, ids):
         """Yield the text of token ids, whole characters at a time; U+FFFD for invalid UTF-8."""
@@ -173,8 +203,11 @@ def main():
     try:
         config, params, tokenizer = load(args.model)
         chat = args.model.rstrip("/").endswith("-it")  # what Google calls instruction-tuned models
-        template = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n" if chat else "{}"
-        ids = [BOS, *tokenizer.encode(template.format(args.prompt))]
+        ids = [BOS, *tokenizer.encode(f"user\n{args.prompt}" if chat else args.prompt)]
+        if chat:
+            start, end = (tokenizer.special[f"<{name}_of_turn>"] for name in ("start", "end"))
+            ids = [BOS, start, *ids[1:], end, *tokenizer.encode("\n"), start]
+            ids += tokenizer.encode("model\n")
         n_vocab, limit = len(params["embed_tokens"]), config.max_position_embeddings
         if n_vocab != len(tokenizer.token_bytes):
             parser.error(f"{args.model} is damaged: tokenizer and weights differ, get it again")

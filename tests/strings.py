@@ -169,3 +169,31 @@ def random_strings(n: int, seed: int) -> Iterator[str]:
     ]
     for i in range(n):
         yield kinds[i % len(kinds)]()
+
+
+# What Gemma's tokenizer treats in a way of its own: spaces, typed or marked, and its set pieces.
+GEMMA_SHORT = [*"▁ <>/\n\t[]_.(#=-1", "▁▁", "  ", "</", "> </", ">▁</", "<unused", "table"]
+GEMMA_SHORT += ["a", "the", "b", "é", "🦔", "unused", "multimodal", "0x41"]
+GEMMA_PIECES = """<pad> <eos> <bos> <unk> <mask> [multimodal] <start_of_turn> <end_of_turn>
+    <start_of_image> <end_of_image> <image_soft_token> <unused0> <unused07> <unused99>
+    <unused6241> <unused6242> <0x0A> <0xF0> <table> </table> <h1> <h7> <b> <p> <é> <b/> <B>
+    </mask> <blockquote> </s> <s> <html> <bbox> <div>""".split()
+GEMMA_RUNS = [1, 1, 2, 3, 29, 30, 31, 32, 33, 62, 63]
+
+
+def gemma_strings(n: int, seed: int) -> Iterator[str]:
+    """Yield n strings of Gemma's set pieces, whole or in parts, and of spaces and their mark."""
+    random_ = random.Random(seed)
+
+    def run() -> str:
+        return random_.choice("▁ ▁ \n\t") * random_.choice(GEMMA_RUNS)
+
+    for i in range(n):
+        if i % 3 == 0:
+            parts = random_.choices(GEMMA_SHORT + GEMMA_PIECES, k=random_.randint(1, 12))
+        elif i % 3 == 1:
+            parts = random_.choices("▁ <>/\na\tb", k=random_.randint(1, 20))
+        else:
+            ends = random_.choices(["", *GEMMA_SHORT], k=random_.randint(1, 4))
+            parts = [run() + end for end in ends]
+        yield "".join(parts)

