@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{jax,tokenizer,norms,attention,generate}.md; sha256 275440a555f3
+# Tangled from book/gemma3/{jax,bytes,tokenizer,norms,attention,generate}.md; sha256 7582dbb3780b
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import argparse
@@ -6,6 +6,8 @@ import codecs
 import functools
 import itertools
 import json
+import math
+import os
 import re
 from collections import namedtuple
 from pathlib import Path
@@ -21,19 +23,58 @@ Config = namedtuple("Config", """hidden_size head_dim num_key_value_heads layer_
     sliding_window rope_theta rope_local_base_freq query_pre_attn_scalar max_position_embeddings""")
 
 
+def parse_json(text):
+    """An object in strict JSON, as a tuple of pairs since a key may come twice; or ValueError."""
+    def number(digits):
+        return int(digits) if digits.isdecimal() and len(digits) < 20 else float(digits)
+    unescaped = text.replace(r"\\", "").replace(r'\"', "")
+    brackets = re.sub(r'"[^"]*"?|[^][{}"]+', "", unescaped)  # those outside of strings
+    depths = itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets)
+    if brackets[:1] != "{" or max(depths) > 127:
+        raise ValueError("the header is no object in JSON, or nested too deeply")
+    pairs = json.loads(text, object_pairs_hook=tuple, parse_int=number)
+    json.dumps(pairs, ensure_ascii=False, allow_nan=False).encode()  # no NaN, no half characters
+    return pairs
+
+
 def read_safetensors(path):
-    """{name: array} of a safetensors file, as views of a memory map: nothing is read yet."""
-    data = np.memmap(path, np.uint8, "r")
-    size = int.from_bytes(data[:8].tobytes(), "little")
-    header, body = json.loads(data[8 : 8 + size].tobytes()), data[8 + size :]
-    header.pop("__metadata__", None)
-    tensors, end = {}, 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        start, stop = entry["data_offsets"]
-        if not end == start <= stop <= len(body) or entry["dtype"] not in DTYPES:
-            raise ValueError(f"{name} of type {entry['dtype']} cannot be at {start} to {stop}")
-        tensors[name] = body[start:stop].view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
-        end = stop
+    """{name: array} of a safetensors file, each array at a multiple of 64 bytes; or ValueError."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        n_bytes = os.fstat(file.fileno()).st_size - 8 - size  # of all arrays
+        if n_bytes < 0 or size > 100_000_000:
+            raise ValueError("the file is cut short, or not a safetensors file")
+        header, notes, places = parse_json(file.read(size).decode()), [], {}
+        for name, entry in header:
+            pairs = entry if isinstance(entry, tuple) else ()
+            fields = [pair for pair in pairs if pair[0] in ("dtype", "shape", "data_offsets")]
+            match dict(fields):
+                case _ if name == "__metadata__":
+                    texts_only = all(isinstance(text, str) for _, text in pairs)
+                    notes.append(isinstance(entry, tuple | None) and texts_only)
+                case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [start, stop]} if (
+                    len(fields) == 3 and {*map(type, (start, stop, *shape))} == {int}
+                    and len(shape) <= 64  # the most that NumPy has
+                ):
+                    places[name] = start, stop, name, dtype, shape
+                case _:
+                    raise ValueError(f"{name!r} needs a dtype, a shape and two data_offsets")
+        if notes not in ([], [True]):
+            raise ValueError("__metadata__ is not an object of texts, or comes twice")
+        tensors, end = {}, 0
+        for start, stop, name, dtype, shape in sorted(places.values()):
+            if dtype not in DTYPES:
+                raise ValueError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
+            length = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+            if start != end or stop != start + length or stop > n_bytes:
+                raise ValueError(f"{name!r}, {dtype} of {shape}, can't be at {start} to {stop}")
+            memory = np.empty(length + 64, np.uint8)
+            memory = memory[-memory.ctypes.data % 64 :][:length]
+            file.readinto(memory)
+            tensors[name] = memory.view(DTYPES[dtype]).reshape(shape)
+            end = stop
+    if end != n_bytes:
+        raise ValueError(f"{n_bytes - end} bytes follow the last tensor")
     return tensors
 
 
