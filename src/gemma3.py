@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{jax,bytes,tokenizer,norms,attention,generate}.md; sha256 cd68bb529af8
+# Tangled from book/gemma3/{jax,bytes,tokenizer,norms,attention,generate}.md; sha256 3126ec028513
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import argparse
@@ -58,7 +58,7 @@ def read_safetensors(path):
                 ):
                     places[name] = start, stop, name, dtype, shape
                 case _:
-                    raise ValueError(f"{name!r} needs dtype, shape and two data_offsets, in whole numbers")
+                    raise ValueError(f"{name!r} needs dtype, integer shape and two data_offsets")
         if notes not in ([], [True]):
             raise ValueError("__metadata__ is not an object of texts, or comes twice")
         tensors, end = {}, 0
