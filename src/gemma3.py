@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{jax,bytes,tokenizer,norms,attention,generate}.md; sha256 3126ec028513
+# Tangled from book/gemma3/{jax,bytes,tokenizer,norms,attention,generate}.md; sha256 69706b472e68
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import argparse
@@ -65,14 +65,14 @@ def read_safetensors(path):
         for start, stop, name, dtype, shape in sorted(places.values()):
             if dtype not in DTYPES:
                 raise ValueError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
-            length = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-            if start != end or stop != start + length or stop > n_bytes:
-                raise ValueError(f"{name!r}, {dtype} of {shape}, can't be at {start} to {stop}")
-            memory = np.empty(length + 64, np.uint8)
-            memory = memory[-memory.ctypes.data % 64 :][:length]
+            begin, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+            if (start, stop) != (begin, end) or stop > n_bytes:
+                place = f"bytes {begin} to {end}, has {start} to {stop} of {n_bytes}"
+                raise ValueError(f"{name!r}, {dtype} of shape {shape}, needs {place}")
+            memory = np.empty(stop - start + 64, np.uint8)
+            memory = memory[-memory.ctypes.data % 64 :][: stop - start]
             file.readinto(memory)
             tensors[name] = memory.view(DTYPES[dtype]).reshape(shape)
-            end = stop
     if end != n_bytes:
         raise ValueError(f"{n_bytes - end} bytes follow the last tensor")
     return tensors
