@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{jax,bytes,tokenizer,norms,attention,generate}.md; sha256 69706b472e68
+# Tangled from book/gemma3/{jax,bytes,tokenizer,norms,attention,generate}.md; sha256 c018b791d0f5
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import argparse
@@ -25,13 +25,12 @@ Config = namedtuple("Config", """hidden_size head_dim num_key_value_heads layer_
 
 def parse_json(text):
     """An object in strict JSON, as a tuple of pairs since a key may come twice; or ValueError."""
-    def number(digits):
-        return int(digits) if digits.isdecimal() and len(digits) < 20 else float(digits)
-    unescaped = text.replace(r"\\", "").replace(r'\"', "")
-    brackets = re.sub(r'"[^"]*"?|[^][{}"]+', "", unescaped)  # those outside of strings
+    brackets = re.sub(r'"[^"]*"?|[^][{}"]+', "", re.sub(r"\\.", "", text))  # not those in strings
     depths = itertools.accumulate(1 if bracket in "[{" else -1 for bracket in brackets)
     if brackets[:1] != "{" or max(depths) > 127:
         raise ValueError("the header is no object in JSON, or nested too deeply")
+    def number(digits):
+        return int(digits) if digits.isdecimal() and len(digits) < 20 else float(digits)
     pairs = json.loads(text, object_pairs_hook=tuple, parse_int=number)
     json.dumps(pairs, ensure_ascii=False, allow_nan=False).encode()  # no NaN, no half characters
     return pairs
@@ -41,8 +40,8 @@ def read_safetensors(path):
     """{name: array} of a safetensors file, each array at a multiple of 64 bytes; or ValueError."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        n_bytes = os.fstat(file.fileno()).st_size - 8 - size  # of all arrays
-        if n_bytes < 0 or size > 100_000_000:
+        room = os.fstat(file.fileno()).st_size - 8 - size  # for the arrays
+        if room < 0 or size > 100_000_000:
             raise ValueError("the file is cut short, or not a safetensors file")
         header, notes, places = parse_json(file.read(size).decode()), [], {}
         for name, entry in header:
@@ -65,16 +64,15 @@ def read_safetensors(path):
         for start, stop, name, dtype, shape in sorted(places.values()):
             if dtype not in DTYPES:
                 raise ValueError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")
-            begin, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-            if (start, stop) != (begin, end) or stop > n_bytes:
-                place = f"bytes {begin} to {end}, has {start} to {stop} of {n_bytes}"
-                raise ValueError(f"{name!r}, {dtype} of shape {shape}, needs {place}")
+            last, end = end, end + math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+            if (start, stop) != (last, end) or stop > room:
+                raise ValueError(f"{name!r} needs bytes {last}-{end}, has {start}-{stop} of {room}")
             memory = np.empty(stop - start + 64, np.uint8)
             memory = memory[-memory.ctypes.data % 64 :][: stop - start]
             file.readinto(memory)
             tensors[name] = memory.view(DTYPES[dtype]).reshape(shape)
-    if end != n_bytes:
-        raise ValueError(f"{n_bytes - end} bytes follow the last tensor")
+    if end != room:
+        raise ValueError(f"{room - end} bytes follow the last tensor")
     return tensors
 
 

@@ -154,6 +154,10 @@ LIES = {
     "stop before start": file_of({"a": entry(0, 4, [1]), "b": entry(4, 0, [1])}, bytes(8)),
     "overlap": file_of({"a": entry(0, 8, [2]), "b": entry(4, 12, [2])}, bytes(12)),
     "the same place twice": file_of({"a": entry(0, 8, [2]), "b": entry(0, 8, [2])}, bytes(8)),
+    "overlap in a file of the right size": file_of(
+        {"a": entry(0, 4, [1]), "b": entry(2, 6, [1])}, bytes(8)
+    ),
+    "ends too early in a file of the right size": file_of({"a": entry(0, 2, [1])}, bytes(4)),
     "hole": file_of({"a": entry(0, 4, [1]), "b": entry(8, 12, [1])}, bytes(12)),
     "hole at the start": file_of({"a": entry(4, 8, [1])}, bytes(8)),
     "bytes behind the last tensor": file_of(ONE, bytes(12)),
@@ -178,6 +182,7 @@ LIES = {
     "a terabyte": file_of({"a": entry(0, 4 * 10**12, [10**12])}, bytes(4)),
     "header of more than 100 MB": file_of(b"{}" + 99_999_999 * b" "),
     "nested 128 deep": file_of(b'{"a": {"x": %s, ' % (126 * b"[" + 126 * b"]") + ONE[7:], bytes(4)),
+    "quotes behind a backslash": file_of(b'{"\\": "' + 200 * b"[" + b'"}'),
     "nested a million deep": file_of(b'{"a": ' + 1_000_000 * b"["),
 }
 ODD_BUT_VALID = {
