@@ -17,6 +17,22 @@ PREFIX = {"gpt2": "gpt2.py: error: ", "gemma3": "gemma3.py: "}  # of each script
 sys.path[:0] = [str(SRC), str(ROOT / "book/_ext")]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run what takes minutes")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes; only run with --slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes minutes, and say so."""
+    slow = [] if config.getoption("--slow") else [i for i in items if i.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 def load_prepare():
     """The script that prepares the weights, as a module."""
     spec = importlib.util.spec_from_file_location("prepare", ROOT / "book/models/prepare.py")
