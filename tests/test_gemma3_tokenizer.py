@@ -1,22 +1,22 @@
-"""The tokenizer of src/gemma3.py against the original's ids, and against damaged files. What needs
-the real vocabulary is skipped where `make models` hasn't run."""
+"""src/gemma3_tokenizer.py against the original's ids, and against damaged files."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from conftest import load_prepare
 from streams import assert_held_back
 from strings import GEMMA_PIECES
 
 import gemma3
+import gemma3_tokenizer
+from gemma3_tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / "book/models/gemma-3-270m/tokenizer.model"
 CASES = json.loads((ROOT / "tests/fixtures/gemma3_tokens.json").read_bytes())["cases"]
 SPECIAL = {
     "<pad>": 0,
@@ -29,21 +29,27 @@ SPECIAL = {
     "<end_of_image>": 256_000,
 }
 LONG = 20_000
-needs_files = pytest.mark.skipif(not MODEL.exists(), reason="make models hasn't run")
 
 
 @pytest.fixture(scope="module")
 def prepare():
     """The module that writes tokenizer.model."""
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "book/models/prepare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_prepare()
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return gemma3.Tokenizer(MODEL.read_bytes())
+def real(gemma):
+    """The bytes of the real vocabulary."""
+    return (gemma / "tokenizer.model").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(real):
+    return Tokenizer(real)
+
+
+def test_the_model_uses_this_tokenizer():
+    assert gemma3.Tokenizer is Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +58,16 @@ def tiny(tiny_gemma3):
     return (tiny_gemma3 / "tokenizer.model").read_bytes()
 
 
-def toy(prepare, learned: str) -> gemma3.Tokenizer:
+def toy(prepare, learned: str) -> Tokenizer:
     """A vocabulary of bytes and learned pieces, in this order."""
     pieces = [(f"<0x{byte:02X}>", 0.0, prepare.BYTE) for byte in range(256)]
     pieces += [(text, -float(i), prepare.NORMAL) for i, text in enumerate(learned.split())]
-    return gemma3.Tokenizer(prepare.sentencepiece_model(pieces))
+    return Tokenizer(prepare.sentencepiece_model(pieces))
 
 
 # ------------------------------------------------------------------------------------------- ids
 
 
-@needs_files
 def test_texts_get_the_originals_ids(tokenizer):
     wrong = [ascii(case["text"]) for case in CASES if tokenizer.encode(case["text"]) != case["ids"]]
     assert len(CASES) > 3000 and wrong == []
@@ -75,38 +80,35 @@ def test_the_cases_have_what_is_hard():
         assert sum(part in text for text in texts) > 5, part
 
 
-@needs_files
 def test_ids_decode_to_the_text_with_spaces_for_their_marks(tokenizer):
     for case in CASES:
         assert "".join(tokenizer.decode(case["ids"])) == case["text"].replace("▁", " ")
 
 
-@needs_files
 def test_every_piece_that_text_can_spell_is_encoded_as_itself(tokenizer):
     """Here of one in seven."""
     for text, i in list(tokenizer.id.items())[::7]:
         assert tokenizer.encode(text) == [i], ascii(text)
 
 
-@needs_files
-def test_the_patterns_fit_the_vocabulary(tokenizer):
+def test_the_patterns_fit_the_vocabulary(tokenizer, real):
     """PART finds what was set by hand, and nothing learned; no join leads over the end of a word.
 
     A learned piece holds no part that was set by hand, or joins could swallow it.
     """
-    file = gemma3.fields(MODEL.read_bytes())
-    pieces = [dict(gemma3.fields(value)) for number, value in file if number == 1]
+    file = gemma3_tokenizer.fields(real)
+    pieces = [dict(gemma3_tokenizer.fields(value)) for number, value in file if number == 1]
     by_kind = {kind: [] for kind in range(1, 7)}
     for piece in pieces:
         by_kind[piece.get(3, 1)].append(piece[1].decode().replace("▁", " "))
-    set_by_hand = {*by_kind[gemma3.USER_DEFINED]}
-    learned = by_kind[gemma3.LEARNED]
-    assert all(gemma3.PART.fullmatch(text) for text in set_by_hand)
-    assert set_by_hand > gemma3.MARKS and {*learned} | set_by_hand - gemma3.MARKS == {*tokenizer.id}
+    set_by_hand = {*by_kind[gemma3_tokenizer.USER_DEFINED]}
+    learned = by_kind[gemma3_tokenizer.LEARNED]
+    assert all(gemma3_tokenizer.PART.fullmatch(text) for text in set_by_hand)
+    assert set_by_hand > gemma3_tokenizer.MARKS and {*learned} | set_by_hand - gemma3_tokenizer.MARKS == {*tokenizer.id}
     for text in learned:
-        assert len(text) == 1 or gemma3.PART.findall(text) == [*text], ascii(text)
-        assert not set_by_hand & {*gemma3.PART.findall(text)}, ascii(text)
-        assert gemma3.WORD.findall(text) == [text, ""], ascii(text)
+        assert len(text) == 1 or gemma3_tokenizer.PART.findall(text) == [*text], ascii(text)
+        assert not set_by_hand & {*gemma3_tokenizer.PART.findall(text)}, ascii(text)
+        assert gemma3_tokenizer.WORD.findall(text) == [text, ""], ascii(text)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,6 @@ def test_a_character_without_a_piece_becomes_its_bytes(prepare):
 # --------------------------------------------------------------------------------------- special
 
 
-@needs_files
 def test_no_text_spells_a_special_piece(tokenizer):
     names = {name: i for name, i in tokenizer.special.items() if not name.startswith("<0x")}
     assert names == SPECIAL and len(tokenizer.special) == len(SPECIAL) + 256
@@ -148,7 +149,6 @@ def test_no_text_spells_a_special_piece(tokenizer):
             assert i not in ids and "".join(tokenizer.decode(ids)) == text
 
 
-@needs_files
 def test_a_turn_is_composed_of_ids(tokenizer):
     """The ids that `transformers` gives for the template."""
     special, encode = tokenizer.special, tokenizer.encode
@@ -172,7 +172,6 @@ class Counting(dict):
         return super().get(*arguments)
 
 
-@needs_files
 @pytest.mark.parametrize(
     "text", [*"a \n\t😀🦔\0<▁-中", "> </", "<a", "▁ ", "<unused", "random"], ids=ascii
 )
@@ -188,7 +187,6 @@ def test_the_look_ups_grow_with_the_length(tokenizer, monkeypatch, text):
     assert "".join(tokenizer.decode(ids)) == text.replace("▁", " ")
 
 
-@needs_files
 def test_a_long_words_ids_are_those_of_a_plain_search(tokenizer):
     """Look at all pairs after each join: slow, and hard to get wrong."""
     word = "".join(random.Random(1).choices("aehnot", k=400))
@@ -205,36 +203,36 @@ def test_a_long_words_ids_are_those_of_a_plain_search(tokenizer):
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 300, 2**14 - 1, 2**14, 2**32, 2**64 - 1])
 def test_numbers_of_any_length_are_read(prepare, number):
     data = prepare.varint(number)
-    assert gemma3.varint(b"." + data + b".", 1) == (number, 1 + len(data))
-    assert list(gemma3.fields(b"\x08" + data)) == [(1, number)]
+    assert gemma3_tokenizer.varint(b"." + data + b".", 1) == (number, 1 + len(data))
+    assert list(gemma3_tokenizer.fields(b"\x08" + data)) == [(1, number)]
 
 
 def test_fields_of_every_storage_are_read():
     message = b"\x08\x05" + b"\x11" + bytes(range(8)) + b"\x1a\x03abc" + b"\x25wxyz"
     message += b"\xaa\x02\x00"  # field 37
     expected = [(1, 5), (2, bytes(range(8))), (3, b"abc"), (4, b"wxyz"), (37, b"")]
-    assert list(gemma3.fields(message)) == expected
+    assert list(gemma3_tokenizer.fields(message)) == expected
 
 
 def assert_refused(model: bytes) -> None:
     with pytest.raises(ValueError, match=r"^tokenizer\.model is cut off or damaged$"):
-        gemma3.Tokenizer(model)
+        Tokenizer(model)
 
 
 def test_a_cut_file_is_refused_or_ends_with_a_whole_field(tiny):
     """Cut between two fields it is a smaller vocabulary: a loader compares it with the weights."""
     ends, i = [], 0
-    for _, value in gemma3.fields(tiny):
+    for _, value in gemma3_tokenizer.fields(tiny):
         i += 1 + len(value) + (1 if len(value) < 128 else 2)
         ends.append(i)
     assert ends[-1] == len(tiny)
-    known = gemma3.Tokenizer(tiny).token_bytes
+    known = Tokenizer(tiny).token_bytes
     n_pieces, last_byte = len(known), known.index(b"\xff")
     for size in range(len(tiny)):
         if size not in ends or ends.index(size) < last_byte:  # or the bytes are not all there
             assert_refused(tiny[:size])
         else:
-            n = len(gemma3.Tokenizer(tiny[:size]).token_bytes)
+            n = len(Tokenizer(tiny[:size]).token_bytes)
             assert n == min(ends.index(size) + 1, n_pieces)
 
 
@@ -266,7 +264,7 @@ def test_a_damaged_file_is_refused_or_read_but_never_breaks(tiny):
         data = bytearray(tiny)
         data[rng.randrange(len(data))] = rng.randrange(256)
         try:
-            gemma3.Tokenizer(bytes(data))
+            Tokenizer(bytes(data))
         except ValueError as error:
             assert str(error) == "tokenizer.model is cut off or damaged"
             refused += 1
@@ -277,7 +275,7 @@ def test_a_damaged_file_is_refused_or_read_but_never_breaks(tiny):
 
 
 def test_a_character_is_held_back_until_it_is_whole(tiny):
-    tokenizer = gemma3.Tokenizer(tiny)
+    tokenizer = Tokenizer(tiny)
     text = "a €é the 👩🏽‍💻中"
     ids = tokenizer.encode(text)
     assert len(ids) > len(text)
@@ -285,7 +283,7 @@ def test_a_character_is_held_back_until_it_is_whole(tiny):
 
 
 def test_invalid_utf8_decodes_to_replacement_characters(tiny):
-    tokenizer = gemma3.Tokenizer(tiny)
+    tokenizer = Tokenizer(tiny)
     data = b"a\xe4\xb8b\xffc\xf0\x9f"
     first = tokenizer.token_bytes.index(b"\0")
     assert tokenizer.token_bytes[first : first + 256] == [bytes([byte]) for byte in range(256)]

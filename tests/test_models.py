@@ -1,13 +1,12 @@
 """The script that prepares Gemma 3 270M, and the files that it makes.
 
-The tests of the files are skipped where `make models` hasn't run. The reference for the
-tokenizer is the `sentencepiece` library and the original's ids; for the weights, `transformers`.
+The reference for the tokenizer is the `sentencepiece` library and the original's ids; for the
+weights, `transformers`.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib.util
 import json
 import math
 import os
@@ -23,17 +22,13 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
+from conftest import GEMMA, load_prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "book/models/prepare.py"
 FIXTURES = ROOT / "tests/fixtures"
 
-spec = importlib.util.spec_from_file_location("prepare", SCRIPT)
-prepare = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(prepare)
-GEMMA = prepare.DEFAULT_DIRECTORY
-
-needs_files = pytest.mark.skipif(not prepare.is_prepared(GEMMA), reason="make models hasn't run")
+prepare = load_prepare()
 
 GGUF_METADATA = {
     "gemma3.attention.head_count": 4,
@@ -307,7 +302,7 @@ def test_prepared_or_not(tmp_path: Path) -> None:
 # --- The files --------------------------------------------------------------------------------
 
 
-@needs_files
+@pytest.mark.usefixtures("gemma")
 def test_the_second_run_does_nothing() -> None:
     before = {path.name: path.stat().st_mtime_ns for path in GEMMA.iterdir()}
     start = time.perf_counter()
@@ -317,7 +312,7 @@ def test_the_second_run_does_nothing() -> None:
     assert {path.name: path.stat().st_mtime_ns for path in GEMMA.iterdir()} == before
 
 
-@needs_files
+@pytest.mark.usefixtures("gemma")
 @pytest.mark.parametrize("name", prepare.FILES)
 def test_bytes_are_the_same_everywhere(name: str) -> None:
     described = prepare.described(GEMMA / name)
@@ -325,7 +320,7 @@ def test_bytes_are_the_same_everywhere(name: str) -> None:
     assert described == json.loads((GEMMA / prepare.STAMP).read_text())["files"][name]
 
 
-@needs_files
+@pytest.mark.usefixtures("gemma")
 def test_every_tensor_is_there() -> None:
     from safetensors import safe_open
 
@@ -344,7 +339,7 @@ def tokenizer():
     return sentencepiece.SentencePieceProcessor(model_file=str(GEMMA / "tokenizer.model"))
 
 
-@needs_files
+@pytest.mark.usefixtures("gemma")
 def test_tokens_are_the_originals(tokenizer) -> None:
     """But where SentencePiece differs: it finds marks in a text, and takes any ▁ for a space."""
     cases = json.loads((FIXTURES / "gemma3_tokens.json").read_text())["cases"]
@@ -356,7 +351,7 @@ def test_tokens_are_the_originals(tokenizer) -> None:
         assert tokenizer.decode(case["ids"]) == case["text"]
 
 
-@needs_files
+@pytest.mark.usefixtures("gemma")
 def test_special_tokens(tokenizer) -> None:
     assert (tokenizer.pad_id(), tokenizer.eos_id(), tokenizer.bos_id()) == (0, 1, 2)
     assert tokenizer.unk_id() == 3 and tokenizer.get_piece_size() == 262_144
@@ -377,7 +372,7 @@ def loaded():
     torch.set_num_threads(threads)
 
 
-@needs_files
+@pytest.mark.usefixtures("gemma")
 def test_transformers_finds_every_key(loaded) -> None:
     model, info = loaded
     assert not any(info.values()), info
@@ -386,7 +381,7 @@ def test_transformers_finds_every_key(loaded) -> None:
     assert thetas == {"sliding_attention": 1e4, "full_attention": 1e6}
 
 
-@needs_files
+@pytest.mark.usefixtures("gemma")
 def test_norms_are_stored_without_the_one(loaded) -> None:
     """A channel that a layer's norm switches off has -1; with the 1 still in, it would have 0."""
     norms = {n: p.detach() for n, p in loaded[0].named_parameters() if n.endswith("norm.weight")}
@@ -395,7 +390,7 @@ def test_norms_are_stored_without_the_one(loaded) -> None:
     assert np.median(least) == pytest.approx(-1, abs=0.01)
 
 
-@needs_files
+@pytest.mark.usefixtures("gemma")
 @pytest.mark.parametrize(
     ("prompt", "continuation"),
     [

@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -30,7 +31,6 @@ import torch
 import gemma3
 
 ROOT = Path(__file__).resolve().parents[1]
-GEMMA = ROOT / "book/models/gemma-3-270m"
 WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -57,11 +57,15 @@ def theirs(data: bytes) -> dict[str, np.ndarray] | None:
 
 
 def ours(path: Path) -> dict[str, np.ndarray] | str:
-    """Our arrays, or the message."""
+    """Our arrays, or the message. Nothing is read before all is known to be right."""
+    found = {}
     try:
-        return gemma3.read_safetensors(path)
+        for name, array in gemma3.read_safetensors(path):
+            found[name] = array
     except ValueError as error:
+        assert not found
         return str(error)
+    return found
 
 
 def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
@@ -101,7 +105,7 @@ def test_files_of_the_library_are_read(tmp_path, seed):
     metadata = rng.choice([None, {"format": "pt"}])
     path = tmp_path / "t.safetensors"
     safetensors.torch.save_file(tensors, path, metadata)
-    found = gemma3.read_safetensors(path)
+    found = dict(gemma3.read_safetensors(path))
     assert_same(found, theirs(path.read_bytes()))
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(found[name].astype(np.float32), tensor.float().numpy())
@@ -115,7 +119,7 @@ def test_tensors_at_odd_places_are_read(tmp_path, padding):
     text = json.dumps(header).encode() + b" " * padding
     body = values[:3].astype("<f2").tobytes() + values[3:].astype("<f4").tobytes()
     (tmp_path / "t.safetensors").write_bytes(file_of(text, body))
-    found = gemma3.read_safetensors(tmp_path / "t.safetensors")
+    found = dict(gemma3.read_safetensors(tmp_path / "t.safetensors"))
     assert_same(found, theirs(file_of(text, body)))
     np.testing.assert_array_equal(found["c"], values[3:].astype(np.float32).reshape(2, 4))
 
@@ -125,7 +129,7 @@ def test_jax_takes_the_arrays_without_a_copy(tmp_path):
     shapes = {"a": (3,), "b": (257, 129), "c": ()}
     tensors = {name: torch.ones(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
     safetensors.torch.save_file(tensors, path)
-    for array in gemma3.read_safetensors(path).values():
+    for _, array in gemma3.read_safetensors(path):
         assert jax.device_put(array).unsafe_buffer_pointer() == array.ctypes.data
 
 
@@ -207,15 +211,16 @@ def test_files_that_lie_are_refused(tmp_path, lie):
     path.write_bytes(LIES[lie])
     with pytest.raises(safetensors.SafetensorError):
         safetensors.deserialize(LIES[lie])  # they do lie
-    with memory_is_limited(LIES[lie]), pytest.raises(ValueError, match=r"^[^\n]+$"):
-        gemma3.read_safetensors(path)
+    with memory_is_limited(LIES[lie]):
+        message = ours(path)
+    assert isinstance(message, str) and re.fullmatch(r"[^\n]{10,400}", message)
 
 
 @pytest.mark.parametrize("kind", ODD_BUT_VALID)
 def test_odd_files_that_are_valid_are_read(tmp_path, kind):
     path = tmp_path / "t.safetensors"
     path.write_bytes(ODD_BUT_VALID[kind])
-    assert_same(gemma3.read_safetensors(path), theirs(ODD_BUT_VALID[kind]))
+    assert_same(ours(path), theirs(ODD_BUT_VALID[kind]))
 
 
 @pytest.mark.parametrize(
@@ -234,15 +239,13 @@ def test_what_the_library_takes_beyond_its_own_description_is_refused(tmp_path, 
     path = tmp_path / "t.safetensors"
     path.write_bytes(file_of(text, bytes(4)))
     assert theirs(path.read_bytes()) is not None
-    with pytest.raises(ValueError, match="'a' needs"):
-        gemma3.read_safetensors(path)
+    assert ours(path).startswith("'a' needs")
 
 
 def test_a_type_that_we_do_not_know_is_named_with_its_tensor_and_those_we_know(tmp_path):
     path = tmp_path / "t.safetensors"
     safetensors.torch.save_file({"w": torch.ones(2), "ids": torch.arange(3)}, path)
-    with pytest.raises(ValueError, match="'ids'.*'I64'.*F32, F16, BF16"):
-        gemma3.read_safetensors(path)
+    assert re.search("'ids'.*'I64'.*F32, F16, BF16", ours(path))
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path):
@@ -251,15 +254,13 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        with pytest.raises(ValueError):
-            gemma3.read_safetensors(path)
+        assert isinstance(ours(path), str)
 
 
 def test_a_shape_of_a_million_axes_is_refused_at_once(tmp_path):
     path = tmp_path / "t.safetensors"
     path.write_bytes(file_of({"a": entry(0, 0, [1 << 62] * 1_000_000)}))
-    with pytest.raises(ValueError):
-        gemma3.read_safetensors(path)
+    assert isinstance(ours(path), str)
 
 
 # ---------------------------------------------------------------------------- 10,000 mutated files
@@ -404,9 +405,8 @@ def test_of_a_thousand_mutated_files_exactly_those_of_the_library_are_read(tmp_p
 # ----------------------------------------------------------------------------------- real weights
 
 
-@pytest.mark.skipif(not GEMMA.exists(), reason="make models hasn't run")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
-def test_loading_takes_no_more_memory_than_the_weights():
+def test_loading_the_real_weights_takes_no_more_memory_than_they_have(gemma):
     """A process of its own, as the peak of this one is that of all tests (and its children's
     `ru_maxrss` begins with it)."""
     program = """
@@ -419,11 +419,11 @@ def peak():
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 jax.device_put(np.zeros(3)).block_until_ready()
 before = peak()
-params = jax.device_put(gemma3.read_safetensors(sys.argv[1]))
+params = {name: jax.device_put(array) for name, array in gemma3.read_safetensors(sys.argv[1])}
 jax.block_until_ready(params)
 print(peak() - before)
 """
-    path = GEMMA / "model.safetensors"
+    path = gemma / "model.safetensors"
     command = [sys.executable, "-c", program, str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert 0.9 < int(done.stdout) / path.stat().st_size < 1.05
