@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{bytes,files}.md; sha256 5c5d399648c3
+# Tangled from book/gemma3/{bytes,files}.md; sha256 5d7c6ef72b75
 """The files of a Gemma 3: found, and what config.json says is obeyed or refused by name."""
 
 import itertools
@@ -85,7 +85,7 @@ def section(fields, name):
 
 
 def check_number(name, value, kind=float):
-    """Raise a ValueError if a field's value is not a positive number, a whole one if kind is int."""
+    """Raise a ValueError unless a value is a positive number, and whole if kind is int."""
     if type(value) not in (int, kind) or not 0 < value < math.inf:
         refuse(name, value, "a whole number above 0" if kind is int else "a number above 0")
 
@@ -155,13 +155,14 @@ def read_layers(c):
     known = isinstance(kinds, list) and all(kind in (LOCAL, GLOBAL) for kind in kinds)
     if not known or len(kinds) != n:
         refuse("layer_types", kinds, f"a list of {n}, each {LOCAL!r} or {GLOBAL!r}")
-    ropes = {LOCAL: {"rope_theta": c["rope_local_base_freq"]}}
-    ropes[GLOBAL] = {"rope_theta": c["rope_theta"]} | section(c, "rope_scaling")
+    thetas = {LOCAL: c["rope_local_base_freq"], GLOBAL: c["rope_theta"]}
+    ropes = {kind: {"rope_theta": theta} for kind, theta in thetas.items()}
     parameters = section(c, "rope_parameters")
     for kind in parameters:
         if kind not in ropes:
             refuse("rope_parameters", parameters, f"an object for {LOCAL!r} and one for {GLOBAL!r}")
         ropes[kind] |= section(parameters, kind)
+    ropes[GLOBAL] |= section(c, "rope_scaling")
     windows = {LOCAL: c["sliding_window"], GLOBAL: c["max_position_embeddings"]}
     layers = {kind: Layer(windows[kind], *read_rope(ropes[kind])) for kind in ropes}
     return tuple(layers[kind] for kind in kinds)
