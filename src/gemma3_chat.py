@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/chat.md; sha256 565c984a2c1a
+# Tangled from book/gemma3/chat.md; sha256 2ac25e3cc4bd
 """A conversation with Gemma 3, turn by turn: an empty line ends it, /new begins another."""
 
 import sys
@@ -56,7 +56,7 @@ def converse(args):
     """Answer what the user types, until an empty line; true if the context is full before."""
     model = config, _, tokenizer = gemma3.load(args.model, args.int8)
     if tokenizer.special["<end_of_turn>"] not in config.stop:
-        print("gemma3_chat.py: a model that was not made for conversations", file=sys.stderr)
+        print("gemma3_chat.py: this model was not made for conversations", file=sys.stderr)
     sampling = min(args.top_k, len(tokenizer.token_bytes)), args.top_p, args.seed % 2**32
     conversation = Conversation(*model)
     while text := ask():

@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{bytes,files}.md; sha256 5fd0c9c0b5c1
+# Tangled from book/gemma3/{bytes,files}.md; sha256 45f2d893cd02
 """The files of a Gemma 3: found, and what config.json says is obeyed or refused by name."""
 
 import itertools
@@ -63,6 +63,10 @@ def find(model):
         raise OSError(f"{model} is no directory, and the Hub did not give it: {error}") from error
 
 
+Config = namedtuple("Config", "layers head_dim num_key_value_heads rms_norm_eps scale context stop")
+Layer = namedtuple("Layer", "window theta factor")  # theta and factor are those of RoPE
+
+
 def read_json(path):
     """The object in a JSON file, as a dict; or a ValueError that names the file."""
     try:
@@ -85,13 +89,11 @@ def section(fields, name):
 
 
 def check_number(name, value, kind=float):
-    """Raise a ValueError if a field's value is not a positive number, a whole one if kind is int."""
+    """Raise a ValueError unless a value is a positive number, and whole if kind is int."""
     if type(value) not in (int, kind) or not 0 < value < math.inf:
         refuse(name, value, "a whole number above 0" if kind is int else "a number above 0")
 
 
-Config = namedtuple("Config", "layers head_dim num_key_value_heads rms_norm_eps scale context stop")
-Layer = namedtuple("Layer", "window theta factor")  # theta and factor are those of RoPE
 DEFAULTS = {  # what a field means that is left out: Gemma3TextConfig in transformers
     "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
     "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6,
@@ -157,13 +159,14 @@ def read_layers(c):
     known = isinstance(kinds, list) and all(kind in (LOCAL, GLOBAL) for kind in kinds)
     if not known or len(kinds) != n:
         refuse("layer_types", kinds, f"a list of {n}, each {LOCAL!r} or {GLOBAL!r}")
-    ropes = {LOCAL: {"rope_theta": c["rope_local_base_freq"]}}
-    ropes[GLOBAL] = {"rope_theta": c["rope_theta"]} | section(c, "rope_scaling")
+    thetas = {LOCAL: c["rope_local_base_freq"], GLOBAL: c["rope_theta"]}
+    ropes = {kind: {"rope_theta": theta} for kind, theta in thetas.items()}
     parameters = section(c, "rope_parameters")
     for kind in parameters:
         if kind not in ropes:
             refuse("rope_parameters", parameters, f"an object for {LOCAL!r} and one for {GLOBAL!r}")
         ropes[kind] |= section(parameters, kind)
+    ropes[GLOBAL] |= section(c, "rope_scaling")
     windows = {LOCAL: c["sliding_window"], GLOBAL: c["max_position_embeddings"]}
     layers = {kind: Layer(windows[kind], *read_rope(ropes[kind])) for kind in ropes}
     return tuple(layers[kind] for kind in kinds)
@@ -182,27 +185,6 @@ def read_rope(fields):
     check_number("factor", factor)
     check_number("rope_theta", fields["rope_theta"])
     return fields["rope_theta"], factor
-
-
-def read_stop(folder, c):
-    """The ids that end a text: those of generation_config.json if it has any, or of config.json."""
-    path = Path(folder, "generation_config.json")
-    settings = read_json(path) if path.exists() else {}
-    given = (fields.get("eos_token_id") for fields in (settings, c))
-    ids = next((ids for ids in given if ids is not None), 1)
-    ids = ids if isinstance(ids, list) else [ids]
-    if not all(type(i) is int for i in ids):
-        refuse("eos_token_id", ids, "a token id, or a list of them")
-    return tuple(ids)
-
-
-def weight_files(folder):
-    """The safetensors files of a directory: those that its index names, or the only one."""
-    index = Path(folder, "model.safetensors.index.json")
-    if not index.exists():
-        return [Path(folder, "model.safetensors")]
-    files = section(read_json(index), "weight_map").values()
-    return [Path(folder, file) for file in sorted({*map(str, files)})]
 
 
 PREFIX = r"(?:language_model\.)?model\.(?:language_model\.)?"  # one of the three, or none
@@ -234,6 +216,27 @@ def nest(arrays, shapes):
         else:
             params[name] = arrays[name]
     return params | {"layers": list(layers.values())}
+
+
+def weight_files(folder):
+    """The safetensors files of a directory: those that its index names, or the only one."""
+    index = Path(folder, "model.safetensors.index.json")
+    if not index.exists():
+        return [Path(folder, "model.safetensors")]
+    files = section(read_json(index), "weight_map").values()
+    return [Path(folder, file) for file in sorted({*map(str, files)})]
+
+
+def read_stop(folder, c):
+    """The ids that end a text: those of generation_config.json if it has any, or of config.json."""
+    path = Path(folder, "generation_config.json")
+    settings = read_json(path) if path.exists() else {}
+    given = (fields.get("eos_token_id") for fields in (settings, c))
+    ids = next((ids for ids in given if ids is not None), 1)
+    ids = ids if isinstance(ids, list) else [ids]
+    if not all(type(i) is int for i in ids):
+        refuse("eos_token_id", ids, "a token id, or a list of them")
+    return tuple(ids)
 
 
 def fit(tokenizer, rows):
