@@ -1,8 +1,13 @@
-"""A small Hugging Face Hub on this machine: model files, gates, and what can go wrong."""
+"""A small Hugging Face Hub on this machine: model files, gates, and what can go wrong.
+
+Of a gated repository it tells everyone the names of the files, as the Hub does, but not what is in
+them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +29,7 @@ class HubServer:
         self.approved = True
         self.breaks: dict[str, tuple[int, float]] = {}
         self.requests: list[tuple[str, str, str]] = []  # for files: method, path, authorization
+        self.n_questions = 0  # about repositories, not files
 
         class Handler(BaseHTTPRequestHandler):
             hub = self
@@ -51,8 +57,12 @@ class HubServer:
 
 
 def answer(request: BaseHTTPRequestHandler) -> None:
-    """Answer a HEAD or a GET of /owner/name/resolve/revision/file as the Hub does."""
+    """Answer as the Hub does: /api/models/owner/name/revision/…, …/tree/…, and a HEAD or a GET of
+    /owner/name/resolve/revision/file."""
     hub: HubServer = request.hub
+    question = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/[^/?]+(\?.*)?", request.path)
+    if question:
+        return tell(request, *question.groups()[:2])
     address = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/([^/]+)", request.path)
     if address is None:  # the library asks for other things too, and can do without
         return refuse(request, 404, "RepoNotFound", "Not found")
@@ -76,7 +86,7 @@ def answer(request: BaseHTTPRequestHandler) -> None:
     data = file.read_bytes()
     request.send_response(200)
     request.send_header("Content-Length", str(len(data)))
-    request.send_header("ETag", f'"{hashlib.sha1(data).hexdigest()}"')
+    request.send_header("ETag", f'"{etag(file)}"')
     request.send_header("X-Repo-Commit", COMMIT)
     request.end_headers()
     if request.command == "GET":
@@ -86,6 +96,33 @@ def answer(request: BaseHTTPRequestHandler) -> None:
             data, request.close_connection = data[:place], True
         request.wfile.write(data)
     return None
+
+
+def tell(request: BaseHTTPRequestHandler, repository: str, what: str) -> None:
+    """Which commit a repository has, or which files."""
+    hub: HubServer = request.hub
+    hub.n_questions += 1
+    if repository not in hub.repositories:
+        return refuse(request, 404, "RepoNotFound", "Repository not found")
+    if what == "revision":
+        found = {"id": repository, "sha": COMMIT, "private": False, "siblings": []}
+    else:
+        files = sorted(hub.repositories[repository].iterdir())
+        found = [
+            {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": etag(file)}
+            for file in files
+        ]
+    data = json.dumps(found).encode()
+    request.send_response(200)
+    request.send_header("Content-Type", "application/json")
+    request.send_header("Content-Length", str(len(data)))
+    request.end_headers()
+    request.wfile.write(data)
+    return None
+
+
+def etag(file: Path) -> str:
+    return hashlib.sha1(file.read_bytes()).hexdigest()
 
 
 def refuse(request: BaseHTTPRequestHandler, status: int, code: str, message: str) -> None:

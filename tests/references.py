@@ -131,7 +131,9 @@ def rings(config: gemma3.Config, length: int, chunk: int, dtype: Any) -> list[li
     return [[np.zeros(shape, dtype)] * 2 for shape in shapes]
 
 
-def our_states(config, params, ids: list[int], chunk: int, dtype: Any = np.float32) -> Iterator[Any]:
+def our_states(
+    config, params, ids: list[int], chunk: int, dtype: Any = np.float32
+) -> Iterator[jax.Array]:
     """Yield final states (T, C), chunk by chunk, read through the smallest rings."""
     cache = rings(config, len(ids) + -len(ids) % chunk, chunk, dtype)
     for start in range(0, len(ids), chunk):

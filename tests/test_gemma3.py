@@ -166,7 +166,7 @@ def test_a_thousand_greedy_tokens_are_those_of_transformers(small):
 
 
 def test_the_growth_of_the_cache_changes_nothing(small):
-    """The same to the last bit, whether there was room for 2,048 from the start or came by and by."""
+    """Whether there was room for 2,048 from the start, or it came by and by; it never shrinks."""
     config, params, _ = small
     ids, results = random_ids(520), []
     for length in (1, 2000):
@@ -180,7 +180,7 @@ def test_the_growth_of_the_cache_changes_nothing(small):
         assert {keys.shape[2] for keys, _ in cache} == {5 + 1023, 2048}
     assert differences(*map(np.asarray, results)).max() < TOLERANCE / 10
     assert gemma3.grow(config, cache, 2048)[1][0].shape[2] == 2048
-    assert gemma3.grow(config, cache, 2049)[1][0].shape[2] == 8192
+    assert gemma3.grow(config, cache, 2049)[1][0].shape[2] == 4096 + 1023
 
 
 def test_prompts_of_any_length_compile_nothing_new(small):
@@ -260,7 +260,7 @@ def chi_square(drawn: list[int], expected: np.ndarray) -> bool:
 
 
 def likeliest(scores: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
-    """The probabilities by the definitions: top-k first, then the fewest that have top_p together."""
+    """Probabilities by the definitions: top-k first, then the fewest that have top_p together."""
     order = np.argsort(-scores, kind="stable")[:top_k]
     p = np.exp((scores[order] - scores.max()) / temperature)
     p /= p.sum()
@@ -450,7 +450,21 @@ def in_float64(config, params, ids: list[int], chunk: int) -> np.ndarray:
     return found
 
 
-def assert_differences_are_rounding(real, reference, ids, theirs, chunk):
+def their_exact_states(reference, ids: list[int], monkeypatch) -> torch.Tensor:
+    """Their final states in float64 throughout: norms and RoPE, too, which ask for `float`."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        patch.setattr(torch, "float", torch.float64)
+        exact = copy.deepcopy(reference).double()
+        rotary, embedding = exact.model.rotary_emb, exact.model.embed_tokens
+        for kind in (LOCAL, GLOBAL):
+            theirs, _ = rotary.compute_default_rope_parameters(exact.config, layer_type=kind)
+            setattr(rotary, f"{kind}_inv_freq", theirs)
+        embedding.embed_scale = torch.tensor(exact.config.hidden_size, dtype=torch.float64) ** 0.5
+        return their_states(exact, ids)
+
+
+def assert_differences_are_rounding(real, reference, ids, theirs, chunk, monkeypatch):
     """In float64, ours and theirs agree at every position; in float32, at nearly every one.
 
     The text repeats, and where a number differs from the one before, some place magnifies what
@@ -461,23 +475,24 @@ def assert_differences_are_rounding(real, reference, ids, theirs, chunk):
     in_32 = state_differences(params, ours, theirs, 7)
     beyond = np.flatnonzero(in_32 >= TOLERANCE)
     assert len(beyond) <= len(ids) / 100 and np.median(in_32) < TOLERANCE / 10
-    exact = their_states(copy.deepcopy(reference).double(), ids)
+    exact = their_exact_states(reference, ids, monkeypatch)
     with jax.enable_x64(True):
         in_64 = state_differences(params, in_float64(config, params, ids, chunk), exact, 7)
-    assert in_64.max() < TOLERANCE and np.median(in_64) < 1e-6
+    assert in_64.max() < TOLERANCE / 100
     print(f"{len(ids)} positions: {in_32.max():.1e} at most in float32, {len(beyond)} beyond")
-    print(f"{TOLERANCE:.0e}; {in_64.max():.1e} in float64 (their norms stay in float32)")
+    print(f"{TOLERANCE:.0e}; {in_64.max():.1e} at most in float64")
 
 
-def test_the_real_model_agrees_beyond_the_window(real, reference, long_text):
+def test_the_real_model_agrees_beyond_the_window(real, reference, long_text, monkeypatch):
     """1,500 tokens in chunks of 500, the ring of a local layer wrapping."""
-    assert_differences_are_rounding(real, reference, *long_text, 500)
+    assert_differences_are_rounding(real, reference, *long_text, 500, monkeypatch)
 
 
 @pytest.mark.slow
-def test_the_real_model_agrees_at_4000_positions(real, reference):
+def test_the_real_model_agrees_at_4000_positions(real, reference, monkeypatch):
     ids = prose(real[-1], 4000)
-    assert_differences_are_rounding(real, reference, ids, their_states(reference, ids), 500)
+    theirs = their_states(reference, ids)
+    assert_differences_are_rounding(real, reference, ids, theirs, 500, monkeypatch)
 
 
 def test_a_thousand_greedy_tokens_of_the_real_model_are_those_of_transformers(real, reference):
