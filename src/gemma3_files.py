@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{bytes,files}.md; sha256 5c7e3b99f73f
+# Tangled from book/gemma3/{bytes,files}.md; sha256 a5048ccd3392
 """The files of a Gemma 3: found, and what config.json says is obeyed or refused by name."""
 
 import itertools
@@ -6,10 +6,12 @@ import json
 import math
 import re
 import reprlib
+import sys
 from collections import namedtuple
 from pathlib import Path
 
 from huggingface_hub import logging, snapshot_download
+from huggingface_hub.utils import disable_progress_bars
 
 
 def strict_json(text):
@@ -57,6 +59,8 @@ def find(model):
     if Path(model).is_dir():
         return Path(model)
     logging.set_verbosity_error()  # an error is one line on stderr, see gemma3_cli.py
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         return Path(snapshot_download(model, allow_patterns=FILES))
     except Exception as error:  # whatever the library beneath the library raises

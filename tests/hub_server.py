@@ -60,9 +60,9 @@ def answer(request: BaseHTTPRequestHandler) -> None:
     """Answer as the Hub does: /api/models/owner/name/revision/…, …/tree/…, and a HEAD or a GET of
     /owner/name/resolve/revision/file."""
     hub: HubServer = request.hub
-    question = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/[^/?]+(\?.*)?", request.path)
-    if question:
-        return tell(request, *question.groups()[:2])
+    path = request.path.partition("?")[0]
+    if question := re.fullmatch(r"/api/models/([^/]+/[^/]+)/(revision|tree)/[^/]+", path):
+        return tell(request, *question.groups())
     address = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/([^/]+)", request.path)
     if address is None:  # the library asks for other things too, and can do without
         return refuse(request, 404, "RepoNotFound", "Not found")
