@@ -1,4 +1,4 @@
-# Tangled from 11 chapters, book/gemma3/bytes.md to book/gemma3/cli.md; sha256 f162f64ad6d0
+# Tangled from 11 chapters, book/gemma3/bytes.md to book/gemma3/cli.md; sha256 fb8a31f80b15
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import functools
@@ -23,7 +23,7 @@ def read_safetensors(path):
         n_bytes = os.fstat(file.fileno()).st_size - 8 - size  # of all arrays
         if n_bytes < 0 or size > 100_000_000:
             raise ValueError(f"{path} is cut short, or no safetensors file")
-        entries, end = header_entries(file.read(size).decode()), 0
+        entries, end = header_entries(file.read(size), path), 0
         for start, stop, name, dtype, shape in entries:
             if dtype not in DTYPES:
                 raise ValueError(f"{name!r} has dtype {dtype!r}; known are {', '.join(DTYPES)}")

@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{bytes,files}.md; sha256 a5048ccd3392
+# Tangled from book/gemma3/{bytes,files}.md; sha256 d3751cd7683d
 """The files of a Gemma 3: found, and what config.json says is obeyed or refused by name."""
 
 import itertools
@@ -28,10 +28,14 @@ def strict_json(text):
     return pairs
 
 
-def header_entries(text):
-    """(start, stop, name, dtype, shape) of each tensor in a safetensors header; or ValueError."""
+def header_entries(header, path):
+    """(start, stop, name, dtype, shape) of each tensor in a file's header; or ValueError."""
+    try:
+        pairs = strict_json(header.decode())
+    except ValueError as error:
+        raise ValueError(f"the header of {path} can't be read: {error}") from error
     notes, entries = [], {}
-    for name, entry in strict_json(text):
+    for name, entry in pairs:
         pairs = entry if isinstance(entry, tuple) else ()
         fields = [pair for pair in pairs if pair[0] in ("dtype", "shape", "data_offsets")]
         match dict(fields):

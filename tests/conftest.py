@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ GEMMA = ROOT / "book/models/gemma-3-270m"
 PREFIX = {"gpt2": "gpt2.py: error: ", "gemma3": "gemma3.py: "}  # of each script's errors
 PREFIX["find"] = PREFIX["gemma3"]  # see test_hub.py
 sys.path[:0] = [str(SRC), str(ROOT / "book/_ext")]
+
+
+# What JAX compiles is shared by the tests and by the scripts that they start, and kept nowhere else.
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def pytest_addoption(parser):

@@ -17,15 +17,16 @@ from tangle import Import, check, read_chapters, tangle, toc_docnames
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build/html"
-BUDGETS = {"src/gpt2.py": 175, "src/gemma3.py": 200, "src/train.py": 120}
+BUDGETS = {"src/gpt2.py": 175, "src/gemma3.py": 200, "src/gemma3_chat.py": 80}
+BUDGETS["src/train.py"] = 120
 WIDTH = 100
 
 CHAPTERS = {chapter.docname: chapter for chapter in read_chapters(ROOT)}
 WITH_CODE = [docname for docname, chapter in CHAPTERS.items() if chapter.cells]
 TANGLED = tangle(ROOT)
 
-built = pytest.mark.skipif(
-    not HTML.exists(), reason="the book is not built; run `make book`"
+built = pytest.mark.skipif(  # where changes are checked, nothing is skipped
+    not HTML.exists() and "CI" not in os.environ, reason="the book is not built; run `make book`"
 )
 
 

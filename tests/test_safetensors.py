@@ -214,6 +214,8 @@ def test_files_that_lie_are_refused(tmp_path, lie):
     with memory_is_limited(LIES[lie]):
         message = ours(path)
     assert isinstance(message, str) and re.fullmatch(r"[^\n]{10,400}", message)
+    if "header" in lie or "deep" in lie or "N" in lie:
+        assert str(path) in message  # what else would say where to look
 
 
 @pytest.mark.parametrize("kind", ODD_BUT_VALID)
