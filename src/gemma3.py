@@ -1,4 +1,4 @@
-# Tangled from 11 chapters, book/gemma3/bytes.md to book/gemma3/cli.md; sha256 6d9ebe96e570
+# Tangled from 11 chapters, book/gemma3/bytes.md to book/gemma3/cli.md; sha256 a43e0bdaa77f
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import functools
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gemma3_files import check, find, header_entries, locate, read_config, weight_files
+from gemma3_files import find, fit, header_entries, nest, place, read_config, weight_files
 from gemma3_tokenizer import Tokenizer
 
 DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16}
@@ -185,14 +185,13 @@ def load(model, int8=False):
     """The Config, the params and the Tokenizer of a model: a directory, or a Hub repository."""
     folder = find(model)
     config, shapes = read_config(folder)
-    params = {"layers": [{} for _ in config.layers]}
+    tokenizer = Tokenizer((folder / "tokenizer.model").read_bytes())
+    fit(tokenizer, shapes["embed_tokens"][0])
+    arrays = {}
     for name, array in itertools.chain(*map(read_safetensors, weight_files(folder))):
-        layer, part = locate(name)
-        if part in shapes:  # others belong to the half that sees
-            place = params if layer is None else params["layers"][layer]
-            place[part] = quantize(array) if int8 and array.ndim == 2 else jax.device_put(array)
-    check(params, shapes)
-    return config, params, Tokenizer((folder / "tokenizer.model").read_bytes())
+        if name := place(name, array.shape, shapes):  # None: of the half that sees
+            arrays[name] = quantize(array) if int8 and array.ndim == 2 else jax.device_put(array)
+    return config, nest(arrays, shapes), tokenizer
 
 
 if __name__ == "__main__":

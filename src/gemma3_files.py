@@ -1,9 +1,11 @@
-# Tangled from book/gemma3/{bytes,files}.md; sha256 5d45a6af775f
+# Tangled from book/gemma3/{bytes,files}.md; sha256 b2030aa3fac8
 """The files of a Gemma 3: found, and what config.json says is obeyed or refused by name."""
 
 import itertools
 import json
+import math
 import re
+import reprlib
 from collections import namedtuple
 from pathlib import Path
 
@@ -46,119 +48,200 @@ def header_entries(text):
     return sorted(entries.values())
 
 
-FILES = ["*config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer.model"]
-Config = namedtuple("Config", "layers head_dim num_key_value_heads rms_norm_eps scale context stop")
-Layer = namedtuple("Layer", "window theta factor")  # theta and factor are those of RoPE
-DEFAULTS = {  # what a field means that is left out: Gemma3TextConfig in transformers
-    "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
-    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6,
-    "query_pre_attn_scalar": 256, "max_position_embeddings": 131_072, "sliding_window": 4096,
-    "sliding_window_pattern": 6, "rope_local_base_freq": 10_000.0, "rope_theta": 1_000_000.0,
-}
-FIXED = {  # fields with the one value that gemma3.py computes
-    "model_type": "gemma3_text", "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False,
-    "tie_word_embeddings": True, "use_bidirectional_attention": False, "quantization_config": None,
-    "attn_logit_softcapping": None, "final_logit_softcapping": None,
-}
-LOCAL, GLOBAL = "sliding_attention", "full_attention"
+FILES = ["config.json", "generation_config.json", "tokenizer.model"]
+FILES += ["model*.safetensors", "model.safetensors.index.json"]
 
 
 def find(model):
-    """The directory of a model: itself, or what is downloaded from the Hub, once."""
+    """The directory of a model: itself, or what is downloaded from the Hub, once; or OSError."""
     if Path(model).is_dir():
         return Path(model)
     logging.set_verbosity_error()  # an error is one line on stderr, see gemma3_cli.py
-    return Path(snapshot_download(model, allow_patterns=FILES))
+    try:
+        return Path(snapshot_download(model, allow_patterns=FILES))
+    except Exception as error:  # whatever the library beneath the library raises
+        raise OSError(f"{model} is no directory, and the Hub did not give it: {error}") from error
+
+
+Config = namedtuple("Config", "layers head_dim num_key_value_heads rms_norm_eps scale context stop")
+Layer = namedtuple("Layer", "window theta factor")  # theta and factor are those of RoPE
+
+
+def read_json(path):
+    """The object in a JSON file, as a dict; or a ValueError that names the file."""
+    try:
+        return {**json.loads(path.read_bytes())}
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no object in JSON: {error}") from error
 
 
 def refuse(name, value, wanted):
-    """Raise the ValueError for a field with a value that is not wanted."""
-    raise ValueError(f"config.json: {name} is {value!r}, but only {wanted} works here")
+    """Raise the ValueError for a field of config.json whose value is not what is wanted."""
+    raise ValueError(f"config.json: {name} is {reprlib.repr(value)}; here it has to be {wanted}")
+
+
+def section(fields, name):
+    """The object that a field holds, as a dict; empty if the field is left out, or null."""
+    value = fields.get(name)
+    if not isinstance(value, dict | None):
+        refuse(name, value, "an object")
+    return value or {}
+
+
+def check_number(name, value, kind=float):
+    """Raise a ValueError unless a value is a positive number, and whole if kind is int."""
+    if type(value) not in (int, kind) or not 0 < value < math.inf:
+        refuse(name, value, "a whole number above 0" if kind is int else "a number above 0")
+
+
+DEFAULTS = {  # what a field means that is left out: Gemma3TextConfig in transformers
+    "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "rms_norm_eps": 1e-6,
+    "query_pre_attn_scalar": 256.0, "max_position_embeddings": 131_072, "sliding_window": 4096,
+    "sliding_window_pattern": 6, "rope_local_base_freq": 10_000.0, "rope_theta": 1_000_000.0,
+}
+FIXED = {  # fields with the one value that gemma3.py computes
+    "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "tie_word_embeddings": True,
+    "use_bidirectional_attention": False, "attn_logit_softcapping": None,
+    "final_logit_softcapping": None, "quantization_config": None,
+}
 
 
 def read_config(folder):
-    """The Config of the model in a directory, and {part: shape} of its tensors; or ValueError."""
-    c = json.loads(Path(folder, "config.json").read_bytes())
-    c = DEFAULTS | c | c.get("text_config", {})  # models that see have one for text
+    """The Config of the model in a directory, and {name: shape} of its tensors; or ValueError."""
+    top = read_json(Path(folder, "config.json"))
+    c = DEFAULTS | top | section(top, "text_config")  # models that see have one for text
+    if c.get("model_type") != "gemma3_text":
+        refuse("model_type", c.get("model_type"), "'gemma3_text'")
     for name, value in FIXED.items():
-        if c.get(name) not in (value, None):
-            refuse(name, c[name], repr(value))
-    for name in DEFAULTS:
-        if not isinstance(c[name], int | float) or c[name] <= 0:
-            refuse(name, c[name], "a positive number")
+        for given in (top.get(name), c.get(name)):
+            if given not in (value, None):
+                refuse(name, given, repr(value))
+    for name, default in DEFAULTS.items():
+        check_number(name, c[name], type(default))
+    heads, K, d = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+    if heads % K:
+        refuse("num_attention_heads", heads, f"a multiple of num_key_value_heads, {K}")
+    if d % 2:
+        refuse("head_dim", d, "even, since RoPE turns pairs")
     scale, context = c["query_pre_attn_scalar"] ** -0.5, c["max_position_embeddings"]
+    layers, stop = read_layers(c), read_stop(folder, c)
+    return Config(layers, d, K, c["rms_norm_eps"], scale, context, stop), tensor_shapes(c)
+
+
+def tensor_shapes(c):
+    """The shape of each tensor of a model, by its name."""
     C, F, d = c["hidden_size"], c["intermediate_size"], c["head_dim"]
     heads, K = c["num_attention_heads"] * d, c["num_key_value_heads"] * d
-    shapes = {
-        "embed_tokens": (c["vocab_size"], C), "norm": (C,), "input_layernorm": (C,),
-        "self_attn.q_proj": (heads, C), "self_attn.k_proj": (K, C), "self_attn.v_proj": (K, C),
-        "self_attn.q_norm": (d,), "self_attn.k_norm": (d,), "self_attn.o_proj": (C, heads),
-        "post_attention_layernorm": (C,), "pre_feedforward_layernorm": (C,),
-        "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C), "mlp.down_proj": (C, F),
-        "post_feedforward_layernorm": (C,),
+    layer = {
+        "input_layernorm": (C,), "self_attn.q_proj": (heads, C), "self_attn.k_proj": (K, C),
+        "self_attn.v_proj": (K, C), "self_attn.q_norm": (d,), "self_attn.k_norm": (d,),
+        "self_attn.o_proj": (C, heads), "post_attention_layernorm": (C,),
+        "pre_feedforward_layernorm": (C,), "mlp.gate_proj": (F, C), "mlp.up_proj": (F, C),
+        "mlp.down_proj": (C, F), "post_feedforward_layernorm": (C,),
     }
-    stop = read_stop(folder, c)
-    return Config(read_layers(c), d, K // d, c["rms_norm_eps"], scale, context, stop), shapes
+    shapes = {"embed_tokens": (c["vocab_size"], C), "norm": (C,)}
+    for i in range(c["num_hidden_layers"]):
+        shapes |= {f"layers.{i}.{part}": shape for part, shape in layer.items()}
+    return shapes
+
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
 def read_layers(c):
     """A Layer for each layer, from a config as on the Hub or as transformers 5 writes it."""
-    n, pattern = c["num_hidden_layers"], c["sliding_window_pattern"]
-    kinds = c.get("layer_types") or [GLOBAL if i % pattern == 0 else LOCAL for i in range(1, n + 1)]
-    if len(kinds) != n or not {LOCAL, GLOBAL}.issuperset(kinds):
-        refuse("layer_types", kinds, f"{LOCAL!r} or {GLOBAL!r} for each of {n} layers")
+    n, pattern, kinds = c["num_hidden_layers"], c["sliding_window_pattern"], c.get("layer_types")
+    if kinds is None:
+        kinds = [LOCAL if i % pattern else GLOBAL for i in range(1, n + 1)]
+    known = isinstance(kinds, list) and all(kind in (LOCAL, GLOBAL) for kind in kinds)
+    if not known or len(kinds) != n:
+        refuse("layer_types", kinds, f"a list of {n}, each {LOCAL!r} or {GLOBAL!r}")
     thetas = {LOCAL: c["rope_local_base_freq"], GLOBAL: c["rope_theta"]}
     ropes = {kind: {"rope_theta": theta} for kind, theta in thetas.items()}
-    for kind, fields in (c.get("rope_parameters") or {}).items():
+    parameters = section(c, "rope_parameters")
+    for kind in parameters:
         if kind not in ropes:
-            refuse("rope_parameters", kind, f"an entry for {LOCAL!r} and one for {GLOBAL!r}")
-        ropes[kind] |= fields or {}
-    ropes[GLOBAL] |= c.get("rope_scaling") or {}
+            refuse("rope_parameters", parameters, f"an object for {LOCAL!r} and one for {GLOBAL!r}")
+        ropes[kind] |= section(parameters, kind)
+    ropes[GLOBAL] |= section(c, "rope_scaling")
     windows = {LOCAL: c["sliding_window"], GLOBAL: c["max_position_embeddings"]}
-    layers = {kind: Layer(windows[kind], **read_rope(**ropes[kind])) for kind in ropes}
+    layers = {kind: Layer(windows[kind], *read_rope(ropes[kind])) for kind in ropes}
     return tuple(layers[kind] for kind in kinds)
 
 
-def read_rope(rope_theta, rope_type="default", type=None, factor=1, **others):
-    """RoPE's theta, and the factor by which its angles are smaller."""
-    if others:
-        refuse("rope_parameters", others, "rope_theta, rope_type and factor")
-    if (type or rope_type) not in ("default", "linear"):
-        refuse("rope_type", type or rope_type, "'default' or 'linear'")
-    return {"theta": rope_theta, "factor": factor if (type or rope_type) == "linear" else 1}
+def read_rope(fields):
+    """RoPE's theta, and the factor by which its angles are smaller; or ValueError."""
+    for name in fields.keys() - {"rope_theta", "rope_type", "type", "factor"}:
+        refuse(name, fields[name], "left out")
+    kind = fields.get("rope_type", fields.get("type", "default"))
+    if kind not in ("default", "linear"):
+        refuse("rope_type", kind, "'default' or 'linear'")
+    factor = fields.get("factor") if kind == "linear" else 1
+    check_number("factor", factor)
+    check_number("rope_theta", fields["rope_theta"])
+    return fields["rope_theta"], factor
 
 
-def read_stop(folder, c):
-    """The ids that end a text: those of generation_config.json, or of config.json."""
-    path = Path(folder, "generation_config.json")
-    settings = json.loads(path.read_bytes()) if path.exists() else {}
-    ids = settings.get("eos_token_id") or c.get("eos_token_id") or 1
-    return tuple(ids) if isinstance(ids, list) else (ids,)
+PREFIX = r"(?:language_model\.)?model\.(?:language_model\.)?"  # one of the three, or none
+TENSOR = re.compile(PREFIX + r"((?:embed_tokens|norm|layers)\..+)")
+
+
+def place(name, shape, shapes):
+    """A tensor's name in gemma3.py, or None if it is no part of the text model; or ValueError."""
+    match = TENSOR.fullmatch(name)
+    if match is None:
+        return None
+    ours = match[1].removesuffix(".weight")
+    if ours not in shapes:
+        raise ValueError(f"{name} is among the weights, but not in a model by config.json")
+    if shape != shapes[ours]:
+        raise ValueError(f"{name} has the shape {shape}, but by config.json {shapes[ours]}")
+    return ours
+
+
+def nest(arrays, shapes):
+    """The params: arrays by their names, those of each layer in its own dict; or ValueError."""
+    params, layers = {}, {}
+    for name in shapes:  # layer by layer
+        if name not in arrays:
+            raise ValueError(f"the weights lack model.{name}.weight")
+        if name.startswith("layers."):
+            _, i, part = name.split(".", 2)
+            layers.setdefault(i, {})[part] = arrays[name]
+        else:
+            params[name] = arrays[name]
+    return params | {"layers": list(layers.values())}
 
 
 def weight_files(folder):
     """The safetensors files of a directory: those that its index names, or the only one."""
     index = Path(folder, "model.safetensors.index.json")
-    names = json.loads(index.read_bytes())["weight_map"].values() if index.exists() else ()
-    return [Path(folder, name) for name in sorted(set(names)) or ["model.safetensors"]]
+    if not index.exists():
+        return [Path(folder, "model.safetensors")]
+    files = section(read_json(index), "weight_map").values()
+    return [Path(folder, file) for file in sorted({*map(str, files)})]
 
 
-def locate(name):
-    """The layer (or None) and the part that a tensor's name means in any model of the family."""
-    match = re.fullmatch(r"(?:language_model\.)?model\.(?:language_model\.)?(.+)\.weight", name)
-    layer = match and re.fullmatch(r"layers\.(\d+)\.(.+)", match[1])
-    return (int(layer[1]), layer[2]) if layer else (None, match and match[1])
+def read_stop(folder, c):
+    """The ids that end a text: those of generation_config.json if it has any, or of config.json."""
+    path = Path(folder, "generation_config.json")
+    settings = read_json(path) if path.exists() else {}
+    given = (fields.get("eos_token_id") for fields in (settings, c))
+    ids = next((ids for ids in given if ids is not None), 1)
+    ids = ids if isinstance(ids, list) else [ids]
+    if not all(type(i) is int for i in ids):
+        refuse("eos_token_id", ids, "a token id, or a list of them")
+    return tuple(ids)
 
 
-def check(params, shapes):
-    """Raise a ValueError that names the first tensor that is missing or has another shape."""
-    for i, layer in enumerate([params, *params["layers"]], -1):
-        for part, shape in shapes.items():
-            if (part in ("embed_tokens", "norm")) == (i < 0):
-                name = part if i < 0 else f"layers.{i}.{part}"
-                if part not in layer:
-                    raise ValueError(f"the weights lack model.{name}.weight")
-                array = layer[part][0] if isinstance(layer[part], tuple) else layer[part]
-                if array.shape != shape:
-                    found = f"{array.shape}, but by config.json {shape}"
-                    raise ValueError(f"model.{name}.weight has the shape {found}")
+def fit(tokenizer, rows):
+    """Match the tokenizer with an embedding of so many rows; or ValueError."""
+    for mark in ("<bos>", "<start_of_turn>", "<end_of_turn>"):
+        if mark not in tokenizer.special:
+            raise ValueError(f"tokenizer.model has no {mark}, so it is not Gemma's")
+    pieces = len(tokenizer.token_bytes)
+    if not pieces <= rows <= pieces + 64:
+        wanted = f"{pieces}, the pieces of tokenizer.model, or up to 64 more"
+        refuse("vocab_size", rows, wanted)
+    tokenizer.token_bytes += [b""] * (rows - pieces)  # such an id, an image's, is no text
