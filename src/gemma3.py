@@ -1,4 +1,4 @@
-# Tangled from 11 chapters, book/gemma3/bytes.md to book/gemma3/cli.md; sha256 a43e0bdaa77f
+# Tangled from 11 chapters, book/gemma3/bytes.md to book/gemma3/cli.md; sha256 f162f64ad6d0
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import functools
@@ -130,7 +130,7 @@ def grow(config, cache, length):
     """The cache, keys and values (B, K, S, d) a layer, with S for length ids, in a few sizes."""
     room = next(room for room in (512 * 4**n for n in itertools.count()) if room >= length)
     sizes = [min(room, layer.window + CHUNKS[0] - 1) for layer in config.layers]  # all it can see
-    pads = [size - keys.shape[2] for size, (keys, _) in zip(sizes, cache)]
+    pads = [max(0, size - keys.shape[2]) for size, (keys, _) in zip(sizes, cache)]
     return [[jnp.pad(old, ((0, 0), (0, 0), (0, pad), (0, 0))) if pad else old for old in pair]
             for pad, pair in zip(pads, cache)]
 

@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{bytes,files}.md; sha256 b2030aa3fac8
+# Tangled from book/gemma3/{bytes,files}.md; sha256 45f2d893cd02
 """The files of a Gemma 3: found, and what config.json says is obeyed or refused by name."""
 
 import itertools
@@ -111,8 +111,10 @@ def read_config(folder):
     """The Config of the model in a directory, and {name: shape} of its tensors; or ValueError."""
     top = read_json(Path(folder, "config.json"))
     c = DEFAULTS | top | section(top, "text_config")  # models that see have one for text
-    if c.get("model_type") != "gemma3_text":
-        refuse("model_type", c.get("model_type"), "'gemma3_text'")
+    wanted = "gemma3" if top.get("text_config") else "gemma3_text"
+    for fields, wanted in ((top, wanted), (c, "gemma3_text")):
+        if fields.get("model_type") != wanted:
+            refuse("model_type", fields.get("model_type"), repr(wanted))
     for name, value in FIXED.items():
         for given in (top.get(name), c.get(name)):
             if given not in (value, None):
@@ -174,9 +176,11 @@ def read_rope(fields):
     """RoPE's theta, and the factor by which its angles are smaller; or ValueError."""
     for name in fields.keys() - {"rope_theta", "rope_type", "type", "factor"}:
         refuse(name, fields[name], "left out")
-    kind = fields.get("rope_type", fields.get("type", "default"))
+    kind = fields.get("rope_type", "default")
     if kind not in ("default", "linear"):
         refuse("rope_type", kind, "'default' or 'linear'")
+    if fields.get("type", kind) != kind:
+        refuse("type", fields["type"], f"{kind!r}, as rope_type is")
     factor = fields.get("factor") if kind == "linear" else 1
     check_number("factor", factor)
     check_number("rope_theta", fields["rope_theta"])

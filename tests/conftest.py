@@ -2,13 +2,82 @@
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "book/_ext")]
+SRC = ROOT / "src"
+GEMMA = ROOT / "book/models/gemma-3-270m"
+PREFIX = {"gpt2": "gpt2.py: error: ", "gemma3": "gemma3.py: "}  # of each script's errors
+sys.path[:0] = [str(SRC), str(ROOT / "book/_ext")]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run what takes minutes")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes; only run with --slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes minutes, and say so."""
+    slow = [] if config.getoption("--slow") else [i for i in items if i.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
+def load_prepare():
+    """The script that prepares the weights, as a module."""
+    spec = importlib.util.spec_from_file_location("prepare", ROOT / "book/models/prepare.py")
+    prepare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prepare)
+    return prepare
+
+
+@pytest.fixture(scope="session")
+def gemma():
+    """The directory of the real Gemma 3 270M. Without it a test fails: skipped, it proves nothing.
+
+    (On a machine without the weights, `pytest -k "not real"` leaves out what needs them.)
+    """
+    if not load_prepare().is_prepared(GEMMA):
+        pytest.fail("the weights are not prepared; run `make models`", pytrace=False)
+    return GEMMA
+
+
+def assert_one_line(script, result, *words):
+    """An error is exit status 2, nothing on stdout, and one line on stderr that says what."""
+    status, out, err = result
+    assert (status, out) == (2, ""), err
+    assert err.startswith(PREFIX[script]) and err.endswith("\n") and err.count("\n") == 1, err
+    assert len(err) < 600 and "Traceback" not in err
+    for word in words:
+        assert word in err
+
+
+def environment(**changes):
+    """The variables for a script run on its own, which must not look for anything on the Hub."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return kept | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | changes
+
+
+def start(script, *arguments, **changes):
+    """Start a script as a process of its own, with changes of its environment."""
+    return subprocess.Popen(
+        [sys.executable, SRC / f"{script}.py", *arguments],
+        env=environment(**changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd="/",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `make test &` ignores it
+    )
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +117,7 @@ def tiny_gemma3(tmp_path_factory):
     import numpy as np
     from safetensors.numpy import save_file
 
-    spec = importlib.util.spec_from_file_location("prepare", ROOT / "book/models/prepare.py")
-    prepare = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(prepare)
+    prepare = load_prepare()
     kinds = (prepare.CONTROL,) * 3 + (prepare.UNKNOWN,)
     pieces = list(zip(("<pad>", "<eos>", "<bos>", "<unk>"), (0.0,) * 4, kinds, strict=True))
     own = [f"<unused{i}>" for i in range(101)] + ["<start_of_turn>", "<end_of_turn>", "\n\n"]
