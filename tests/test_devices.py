@@ -13,8 +13,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = '''
 import collections, json, re, sys
@@ -29,7 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import gemma3
 from gemma3_files import Config, Layer
-from gemma3_mesh import COLUMNS, ROWS, layout, place
+from gemma3_mesh import COLUMNS, ROWS, place
 
 V, C, F, d, H, K = 304, 16, 24, 4, 16, settings["K"]
 local = Layer(8, 1e4, 1)
@@ -60,8 +58,9 @@ if settings["through_heads"]:
             p[part] = jax.device_put(layer[part], NamedSharding(mesh, spec))
 
 def text(params):
-    ids = rng.permutation(V)[:20].tolist() if settings["ids"] is None else settings["ids"]
-    return [i for i, in gemma3.generate(config, params, ids, 30)]
+    ids = settings["ids"]
+    greedy = [i for i, in gemma3.generate(config, params, ids, 30)]
+    return greedy + [i for i, in gemma3.generate(config, params, ids, 30, temperature=5, top_k=200)]
 
 report = {"devices": mesh.size, "here": len(jax.local_devices()), "shared": text(shared)}
 report["single"] = text(jax.tree.map(jnp.asarray, params))
@@ -70,7 +69,8 @@ report["parts"] = {
     for part, w in (shared | shared["layers"][1]).items() if part != "layers"
 }
 if settings["processes"] == 1:
-    cache = [[jnp.zeros((1, K, 16, d)) for _ in range(2)] for _ in config.layers]
+    by_heads = NamedSharding(mesh, PartitionSpec(None, None if K % mesh.size else "model"))
+    cache = [[jax.device_put(jnp.zeros((1, K, 16, d)), by_heads)] * 2 for _ in config.layers]
     program = gemma3.step.lower(config, shared, np.array([[5]]), cache, 0, 0).compile().as_text()
     sends = r"(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\\("
     report["sends"] = collections.Counter(re.findall(" " + sends, program))
@@ -112,7 +112,7 @@ def run(devices=8, processes=1, **settings):
             child.kill()
     for report in reports:
         assert report["devices"] == devices and report["here"] == devices // processes
-        assert len(set(report["single"])) > 10  # a text in which an error would show
+        assert len(set(report["single"][30:])) > 10  # a text in which an error would show
         assert report["shared"] == report["single"]
     return reports
 
@@ -136,7 +136,7 @@ def test_a_single_key_head_is_not_cut():
 
 def test_a_cut_through_heads_costs_exchanges_and_changes_nothing():
     (report,) = run(K=2, through_heads=True)
-    assert sum(report["sends"].values()) > 10 and len(report["sends"]) > 1
+    assert sum(report["sends"].values()) > 1 + 2 * 3
 
 
 def test_what_cannot_be_divided_stays_whole():
@@ -153,9 +153,8 @@ def test_weights_in_8_bits_go_with_their_scales():
     assert report["parts"]["mlp.down_proj"] == [[16, 3], [16]]
 
 
-@pytest.mark.parametrize("n_ids", [1, 40])
-def test_prompts_of_any_length(n_ids):
-    run(ids=[(7 * i) % 300 for i in range(n_ids)])
+def test_a_prompt_longer_than_the_window():
+    run(ids=[(7 * i) % 300 for i in range(40)])
 
 
 def test_two_processes_with_four_devices_each_say_the_same():
