@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{bytes,files}.md; sha256 45f2d893cd02
+# Tangled from book/gemma3/{bytes,files}.md; sha256 5c7e3b99f73f
 """The files of a Gemma 3: found, and what config.json says is obeyed or refused by name."""
 
 import itertools
@@ -111,8 +111,8 @@ def read_config(folder):
     """The Config of the model in a directory, and {name: shape} of its tensors; or ValueError."""
     top = read_json(Path(folder, "config.json"))
     c = DEFAULTS | top | section(top, "text_config")  # models that see have one for text
-    wanted = "gemma3" if top.get("text_config") else "gemma3_text"
-    for fields, wanted in ((top, wanted), (c, "gemma3_text")):
+    outer = "gemma3" if top.get("text_config") else "gemma3_text"
+    for fields, wanted in ((top, outer), (c, "gemma3_text")):
         if fields.get("model_type") != wanted:
             refuse("model_type", fields.get("model_type"), repr(wanted))
     for name, value in FIXED.items():
