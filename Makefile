@@ -19,7 +19,7 @@ test: models $(TEST_READY)  ## run the tests; those of the pages want `make book
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m pytest
 
-bench: $(BENCH_READY)  ## measure src/gpt2.py and its peers (`make bench ARGS="decode prompt"`: only these)
+bench: $(BENCH_READY)  ## measure both scripts and their peers (`make bench ARGS="decode prompt"`: only these)
 	$(BENCH)/bin/python tests/bench $(ARGS)
 
 tangle: $(BOOK_READY)  ## write src/ from the chapters (`make tangle CHECK=1` only compares)
@@ -46,7 +46,8 @@ $(TEST_READY): $(BOOK_READY) tests/requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement tests/requirements.txt
 	touch $@
 
+# llama.cpp is compiled here, which needs a C++ compiler, for the processor at hand.
 $(BENCH_READY): tests/bench/requirements.txt
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --requirement tests/bench/requirements.txt
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(BENCH)/bin/python -m pip install --quiet --requirement tests/bench/requirements.txt
 	touch $@

@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/cli.md; sha256 696f8e0d71e2
+# Tangled from book/gemma3/cli.md; sha256 81e2ed688df6
 """The command line of gemma3.py: options, conversations, and errors in one line."""
 
 import argparse
@@ -16,7 +16,8 @@ def command_line(name, description, **knobs):
     """The parser of a program's options, whose errors are one line with exit status 2."""
     parser = argparse.ArgumentParser(prog=name, description=description)
     parser.error = lambda text: parser.exit(2, f"{name}: {' '.join(str(text).split())}\n")
-    parser.add_argument("--model", default="google/gemma-3-270m-it", help="or a directory")
+    model = "google/gemma-3-270m-it"
+    parser.add_argument("--model", default=model, help=f"repository or directory; default: {model}")
     parser.add_argument("--int8", action="store_true", help="weights in 8 bits: faster, less exact")
     for knob, value in ({"temperature": 0.8, "top-k": 64, "top-p": 1.0, "seed": 0} | knobs).items():
         parser.add_argument(f"--{knob}", type=type(value), default=value, help=f"default: {value}")

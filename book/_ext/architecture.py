@@ -458,7 +458,8 @@ def read_gemma3(params, config):
     for i, layer in enumerate(layers):
         if layer != layers[0]:
             raise ValueError(f"layers.{i} differs from layers.0, but the drawing shows one for all")
-    windows = tuple(layer[0] for layer in config.layers)
+    everything = getattr(config, "context", None)  # the window of a layer that sees all tokens
+    windows = tuple(None if layer[0] == everything else layer[0] for layer in config.layers)
     if len(windows) != len(layers):
         raise ValueError(f"the config has {len(windows)} layers, but the params {len(layers)}")
     outer = {name: tuple(params[name].shape) for name in ("embed_tokens", "norm")}

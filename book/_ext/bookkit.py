@@ -59,7 +59,8 @@ def _describe(name):
     else:
         text = (
             "`book/models/gemma-3-270m`, Google's Gemma 3 270M (the base model, not the one for "
-            f"chats), converted from a 4-bit file; the weights are under the {TERMS}"
+            "chats), made from a copy with 7.4 bits a weight on average; the weights are under the "
+            f"{TERMS}"
         )
     return f"**Weights.** The outputs on this page come from {text}."
 

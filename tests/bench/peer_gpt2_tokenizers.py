@@ -1,14 +1,11 @@
 """GPT-2's tokenizer in tokenizers; ours is compared with it on random strings too."""
 
-import multiprocessing
 from pathlib import Path
 
-import ours
+import ours_gpt2
 import worker
 from strings import random_strings
 from tokenizers import Tokenizer, models, pre_tokenizers
-
-PARTS = 20  # of the random strings: the same on any number of cores
 
 
 def encoder(directory):
@@ -22,7 +19,7 @@ def encoder(directory):
 
 def compare(directory, n, seed):
     """Of n random strings, those with other ids than ours, and those that ours does not return."""
-    tokenizer, reference = ours.tokenizer(directory), encoder(directory)
+    tokenizer, reference = ours_gpt2.tokenizer(directory), encoder(directory)
     other, lost = [], []
     for string in random_strings(n, seed):
         ids = tokenizer.encode(string)
@@ -33,13 +30,8 @@ def compare(directory, n, seed):
     return other, lost
 
 
-def strings(directory, n):
-    """Compare n random strings, on all cores; how many went wrong, and the first of them."""
-    parts = [(directory, len(range(seed, int(n), PARTS)), seed) for seed in range(PARTS)]
-    with multiprocessing.Pool() as pool:
-        other, lost = (sum(lists, []) for lists in zip(*pool.starmap(compare, parts, 1)))
-    return {"other": len(other), "lost": len(lost), "examples": (other + lost)[:3]}
-
-
 if __name__ == "__main__":
-    worker.run(strings=strings, **worker.tokenizer_tasks(encoder))
+    worker.run(
+        strings=lambda directory, n: worker.strings(compare, directory, n),
+        **worker.tokenizer_tasks(encoder),
+    )

@@ -8,9 +8,9 @@ import worker
 import gpt2
 
 
-def writer(directory, int8=False):
+def writer(directory, numbers=""):
     """Load the model; the function that writes with it."""
-    model, _ = gpt2.load(directory, int8)
+    model, _ = gpt2.load(directory, int8=numbers == "int8")
 
     def write(prompt, tokens, seen):
         for (i,) in gpt2.generate(model, prompt, tokens):
@@ -26,8 +26,7 @@ def tokenizer(directory):
 
 if __name__ == "__main__":
     worker.run(
-        decode=lambda directory, tokens: worker.decode(writer(directory), tokens),
-        int8=lambda directory, tokens: worker.decode(writer(directory, int8=True), tokens),
-        prompt=lambda directory: worker.prompt(writer(directory)),
-        **worker.tokenizer_tasks(lambda directory: tokenizer(directory).encode),
+        decode=lambda folder, tokens, *how: worker.decode(writer(folder, *how), folder, tokens),
+        prompt=lambda folder: worker.prompt(writer(folder), folder),
+        **worker.tokenizer_tasks(lambda folder: tokenizer(folder).encode),
     )
