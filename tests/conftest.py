@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ PREFIX["find"] = PREFIX["gemma3"]  # see test_hub.py
 sys.path[:0] = [str(SRC), str(ROOT / "book/_ext")]
 
 
-# What JAX compiles is shared by the tests and by the scripts that they start, and kept nowhere else.
+# What JAX compiles is shared by the tests and the scripts that they start, and kept nowhere else.
 COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -76,15 +75,22 @@ def environment(**changes):
     return kept | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | changes
 
 
+# `make test &` ignores Ctrl-C, and what it starts inherits that. (JAX's threads forbid preexec_fn.)
+HEED_CTRL_C = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 def start(script, *arguments, **changes):
     """Start a script as a process of its own, with changes of its environment."""
     return subprocess.Popen(
-        [sys.executable, SRC / f"{script}.py", *arguments],
+        [sys.executable, "-c", HEED_CTRL_C, SRC / f"{script}.py", *arguments],
         env=environment(**changes),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd="/",
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # `make test &` ignores it
     )
 
 
