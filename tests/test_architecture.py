@@ -375,21 +375,11 @@ def test_gemma_draws_joined_matrices_like_separate_ones():
 
 
 def test_gemma_of_the_embedded_weights():
-    """The drawing suits what gemma3.load gives today: one flat dict, nested here."""
+    """The drawing suits what gemma3.load gives."""
     pytest.importorskip("jax")
     import gemma3
 
     config, params, _ = gemma3.load(str(ROOT / "book/models/gemma-3-270m"))
-    if "layers" not in params:
-        windows = [None if k == "full_attention" else 512 for k in config.layer_types]
-        nested = {"layers": [{} for _ in windows]}
-        for name, weight in params.items():
-            if name.startswith("layers."):
-                _, i, rest = name.split(".", 2)
-                nested["layers"][int(i)][rest] = weight
-            else:
-                nested[name] = weight
-        params, config = nested, SimpleNamespace(layers=tuple((w,) for w in windows))
     fig, words = architecture.gemma3(params, config)
     expected, expected_words = architecture.gemma3(*gemma_of(*G270M))
     plt.close("all")
