@@ -1,4 +1,4 @@
-# Tangled from 11 chapters, book/gemma3/bytes.md to book/gemma3/cli.md; sha256 fb8a31f80b15
+# Tangled from 11 chapters, book/gemma3/bytes.md to book/gemma3/cli.md; sha256 a1ea6ecc3851
 """Gemma 3 in JAX: load pre-trained weights and answer a prompt, on a CPU."""
 
 import functools
@@ -118,12 +118,17 @@ def forward(config, params, ids, cache, start):
     "xla_cpu_prefer_vector_width": 512})
 def step(config, params, ids, cache, start, last):
     """Scores (B, V) of what follows ids[:, last] of ids (B, T), and the cache; one program."""
-    run = jax.vmap(functools.partial(forward, config, params, start=start))
-    x, cache = run(ids, cache)  # (B, T, C)
-    return linear(x[:, last], params["embed_tokens"]), cache
+    x, cache = jax.vmap(functools.partial(forward, config, params, start=start))(ids, cache)
+    return linear(x[:, last], params["embed_tokens"]), cache  # x is (B, T, C)
 
 
 CHUNKS = 1024, 128, 16, 1  # how many ids of a text are read at once
+
+
+def empty_cache(config, B=1):
+    """A cache without places, keys and values (B, K, 0, d) a layer, for B texts."""
+    empty = np.zeros((B, config.num_key_value_heads, 0, config.head_dim), np.float32)
+    return [(empty, empty) for _ in config.layers]
 
 
 def grow(config, cache, length):
@@ -151,7 +156,7 @@ def read(config, params, ids, cache, start):
 def draw(scores, key, position, temperature, top_k, top_p):
     """Ids (B, 1), each drawn from the likeliest by scores (B, V); key and position decide."""
     scores, best = jax.lax.top_k(scores, top_k)  # (B, top_k), the likeliest first
-    p = jax.nn.softmax(scores / temperature)
+    p = jax.nn.softmax(scores / jnp.maximum(temperature, 1e-9))  # at 0 the likeliest has it all
     p = jnp.where(jnp.cumsum(p, axis=1) - p < top_p, p, 0)  # likelier ones have top_p already
     drawn = jax.random.categorical(jax.random.fold_in(key, position), jnp.log(p))
     return jnp.take_along_axis(best, drawn[:, None], axis=1)
@@ -159,19 +164,15 @@ def draw(scores, key, position, temperature, top_k, top_p):
 
 def generate(config, params, ids, tokens, temperature=0, top_k=1, top_p=1, seed=0, samples=1):
     """Yield up to tokens lists of the next ids, one for each of samples that begin with ids."""
-    if temperature == 0:
-        temperature = top_k = 1  # always the likeliest
-    key, ids, start = jax.random.key(seed), np.array([ids]), 0
-    shape = 1, config.num_key_value_heads, 0, config.head_dim
-    cache = [[np.zeros(shape, np.float32)] * 2 for _ in config.layers]
+    key, ids, caches, start = jax.random.key(seed), np.array([ids]), [empty_cache(config)], 0
     for _ in range(tokens):
-        scores, cache = read(config, params, ids, cache, start)
+        texts = [read(config, params, row[None], cache, start) for row, cache in zip(ids, caches)]
         start += ids.shape[1]
-        if len(scores) < samples:  # the prompt was read once for all of them
-            repeat = functools.partial(np.repeat, repeats=samples, axis=0)
-            scores, cache = jax.tree.map(repeat, (scores, cache))
-        ids = np.asarray(draw(scores, key, start, temperature, top_k, top_p))
-        yield ids[:, 0].tolist()
+        if len(texts) < samples:  # the prompt was read once for all of them
+            texts = [jax.tree.map(jnp.copy, texts[0]) for _ in range(samples)]
+        scores, caches = zip(*texts)
+        ids = np.asarray(draw(jnp.concatenate(scores), key, start, temperature, top_k, top_p))
+        yield ids[:, 0].tolist()  # ids is (samples, 1)
 
 
 @jax.jit

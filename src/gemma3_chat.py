@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/chat.md; sha256 2ac25e3cc4bd
+# Tangled from book/gemma3/chat.md; sha256 e115988f9776
 """A conversation with Gemma 3, turn by turn: an empty line ends it, /new begins another."""
 
 import sys
@@ -15,8 +15,7 @@ class Conversation:
     def __init__(self, config, params, tokenizer):
         self.config, self.params, self.tokenizer = config, params, tokenizer
         self.stop = {*config.stop, tokenizer.special["<end_of_turn>"]}
-        shape = 1, config.num_key_value_heads, 0, config.head_dim
-        self.empty = [[np.zeros(shape, np.float32)] * 2 for _ in config.layers], 0
+        self.empty = gemma3.empty_cache(config), 0
         self.ids, self.held, self.n_read = [], self.empty, 0
 
     def hear(self, text):
@@ -35,8 +34,6 @@ class Conversation:
 
     def answer(self, tokens, temperature=0, top_k=1, top_p=1, seed=0):
         """Yield up to tokens ids, until the model or the context ends the answer."""
-        if temperature == 0:
-            temperature = top_k = 1  # always the likeliest
         key, room = jax.random.key(seed), self.config.context - len(self.ids)
         for _ in range(min(tokens, room)):
             drawn = gemma3.draw(self.read(), key, len(self.ids), temperature, top_k, top_p).item()
