@@ -53,11 +53,6 @@ def small(tmp_path_factory, tiny_gemma3):
     return config, params, theirs
 
 
-def empty_cache(config: gemma3.Config, samples: int = 1) -> list[list[np.ndarray]]:
-    shape = (samples, config.num_key_value_heads, 0, config.head_dim)
-    return [[np.zeros(shape, np.float32)] * 2 for _ in config.layers]
-
-
 def texts(config, params, ids, tokens, *options) -> list[list[int]]:
     """What `generate` yields, one list for each sample."""
     return [list(text) for text in zip(*gemma3.generate(config, params, ids, tokens, *options))]
@@ -110,7 +105,7 @@ def test_reading_in_chunks_gives_the_scores_of_the_whole(small, monkeypatch, len
     expected = their_scores(theirs, ids)[-1:]
     for chunks in ((16, 4, 1), (3, 1)):
         monkeypatch.setattr(gemma3, "CHUNKS", chunks)
-        scores, cache = gemma3.read(config, params, np.array([ids]), empty_cache(config), 0)
+        scores, cache = gemma3.read(config, params, np.array([ids]), gemma3.empty_cache(config), 0)
         assert differences(np.asarray(scores), expected).max() < TOLERANCE
         sizes = {keys.shape[2] for (keys, _), layer in zip(cache, config.layers) if layer[0] == 5}
         assert sizes == {5 + max(chunks) - 1}
@@ -133,7 +128,7 @@ def test_a_chunk_is_less_than_twice_what_is_left(small, monkeypatch):
     lengths = {1: [1], 8: [1] * 8, 9: [16], 17: [16, 1], 65: [128], 140: [128, 16]}
     for length, expected in (lengths | {512: [128] * 4, 513: [1024], 1100: [1024, 128]}).items():
         sizes.clear()
-        gemma3.read(config, params, np.array([random_ids(length)]), empty_cache(config), 0)
+        gemma3.read(config, params, np.array([random_ids(length)]), gemma3.empty_cache(config), 0)
         assert sizes == expected
 
 
@@ -170,7 +165,7 @@ def test_the_growth_of_the_cache_changes_nothing(small):
     config, params, _ = small
     ids, results = random_ids(520), []
     for length in (1, 2000):
-        cache = gemma3.grow(config, empty_cache(config), length)
+        cache = gemma3.grow(config, gemma3.empty_cache(config), length)
         room = {keys.shape[2] for keys, _ in cache}
         scores, cache = gemma3.read(config, params, np.array([ids[:500]]), cache, 0)
         for i in range(500, 520):
@@ -197,7 +192,7 @@ def test_prompts_of_any_length_compile_nothing_new(small):
 def test_the_old_cache_gives_its_memory_to_the_new(small):
     config, params, _ = small
     ids = np.array([random_ids(3)])
-    _, old = gemma3.read(config, params, ids, empty_cache(config), 0)
+    _, old = gemma3.read(config, params, ids, gemma3.empty_cache(config), 0)
     places = {array.unsafe_buffer_pointer() for array in jax.tree.leaves(old)}
     _, new = gemma3.step(config, params, ids, old, 3, 2)
     assert all(array.is_deleted() for array in jax.tree.leaves(old))
@@ -205,7 +200,7 @@ def test_the_old_cache_gives_its_memory_to_the_new(small):
     assert not any(array.is_deleted() for array in jax.tree.leaves((new, params)))
 
 
-def test_a_batch_at_temperature_0_is_the_single_text_again(small):
+def test_samples_at_temperature_0_are_the_single_text_again(small):
     config, params, _ = small
     single = greedy(config, params, random_ids(9), 30)
     assert texts(config, params, random_ids(9), 30, 0, 1, 1, 0, 3) == [single] * 3
@@ -214,9 +209,9 @@ def test_a_batch_at_temperature_0_is_the_single_text_again(small):
 def test_a_batch_reads_as_each_of_its_texts_alone(small):
     config, params, _ = small
     ids = np.array([random_ids(12, seed) for seed in range(3)])
-    scores, _ = gemma3.read(config, params, ids, empty_cache(config, 3), 0)
+    scores, _ = gemma3.read(config, params, ids, gemma3.empty_cache(config, 3), 0)
     for row, alone in zip(scores, ids, strict=True):
-        expected, _ = gemma3.read(config, params, alone[None], empty_cache(config), 0)
+        expected, _ = gemma3.read(config, params, alone[None], gemma3.empty_cache(config), 0)
         assert differences(np.asarray(row[None]), np.asarray(expected)).max() < TOLERANCE / 10
 
 
@@ -278,7 +273,7 @@ def test_sampled_frequencies_are_the_softmax_of_the_likeliest(small, temperature
     """Whichever changes: the row of a batch, the seed, or the position."""
     config, params, _ = small
     options, n = (temperature, top_k, top_p), 2000
-    scores, _ = gemma3.read(config, params, np.array([[2, 5, 7]]), empty_cache(config), 0)
+    scores, _ = gemma3.read(config, params, np.array([[2, 5, 7]]), gemma3.empty_cache(config), 0)
     expected = likeliest(np.float64(scores[0]), *options)
     assert (expected > 0).sum() < 432 or (top_k, top_p) == (432, 1)
     rows = gemma3.draw(np.repeat(scores, n, axis=0), jax.random.key(1), 3, *options)
@@ -430,7 +425,7 @@ def test_the_real_model_agrees_at_every_position(real, long_text, length):
     (states,) = our_states(config, params, ids, length)
     step = 1 if length == 513 else 7
     assert state_differences(params, states, theirs, step).max() < TOLERANCE
-    scores, _ = gemma3.read(config, params, np.array([ids]), empty_cache(config), 0)
+    scores, _ = gemma3.read(config, params, np.array([ids]), gemma3.empty_cache(config), 0)
     weights = torch.tensor(np.asarray(params["embed_tokens"], np.float32))
     assert differences(np.asarray(scores), (theirs[-1:] @ weights.T).numpy()).max() < TOLERANCE
 
