@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/{bytes,files}.md; sha256 d3751cd7683d
+# Tangled from book/gemma3/{bytes,files}.md; sha256 8611629f5afd
 """The files of a Gemma 3: found, and what config.json says is obeyed or refused by name."""
 
 import itertools
@@ -195,7 +195,7 @@ def read_rope(fields):
     return fields["rope_theta"], factor
 
 
-PREFIX = r"(?:language_model\.)?model\.(?:language_model\.)?"  # one of the three, or none
+PREFIX = r"(?:(?:language_model|model)\.)*"  # one of the three, or none
 TENSOR = re.compile(PREFIX + r"((?:embed_tokens|norm|layers)\..+)")
 
 

@@ -111,6 +111,15 @@ def test_models_that_see_load_as_transformers_writes_them(tmp_path, tiny_gemma3,
     assert_agrees(tmp_path, theirs)
 
 
+def test_a_model_saved_without_its_head_loads(tmp_path, tiny_gemma3):
+    """Its names have no prefix."""
+    theirs = save_text_model(tmp_path, tiny_gemma3, small_config())
+    theirs.model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "np") as file:
+        assert "embed_tokens.weight" in file.keys()
+    assert_agrees(tmp_path, theirs)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_are_computed_in_float32(tmp_path, tiny_gemma3, dtype):
     theirs = Gemma3ForCausalLM(Gemma3TextConfig(**small_config()))
