@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/{tokens,attention,model,weights,generate}.md; sha256 e1a8ec0b6d32
+# Tangled from book/gpt2/{tokens,attention,model,weights,generate}.md; sha256 2fffca860368
 """GPT-2 in PyTorch: load pre-trained weights and continue a prompt, on a CPU."""
 
 import argparse
@@ -148,7 +148,7 @@ def main(parser, load):
     args = parser.parse_args()
     ok = min(args.top_p, args.top_k, args.samples) > 0 and min(args.temperature, args.tokens) >= 0
     if not ok:  # also if one is not a number, "nan"
-        parser.error("--top-k, --top-p and --samples have to be above 0, the others not below")
+        parser.error("--top-k, --top-p, --samples: above 0; --tokens, --temperature: 0 or more")
     try:
         prompt = args.prompt if args.prompt != "-" else open(0).read().removesuffix("\n")
         gpt2, tokenizer = load(args)
