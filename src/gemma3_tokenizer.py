@@ -1,4 +1,4 @@
-# Tangled from book/gemma3/tokenizer.md; sha256 2d11b9535297
+# Tangled from book/gemma3/tokenizer.md; sha256 99ddc1599154
 """Gemma 3's tokenizer: byte-pair encoding of characters, read from a SentencePiece model."""
 
 import codecs
@@ -48,7 +48,7 @@ class Tokenizer:
             self.byte_id = [self.special[f"<0x{byte:02X}>"] for byte in range(256)]
         except (LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError("tokenizer.model is cut off or damaged") from error
-        self.merge = functools.lru_cache(2**16)(self.merge)  # most words come again
+        self.word_ids = functools.lru_cache(2**16)(self.merge)  # most words come again
 
     def merge(self, word):
         """Token ids of one word: neighbours that make a piece are joined, lowest id first."""
@@ -71,7 +71,7 @@ class Tokenizer:
 
     def encode(self, text):
         """Token ids of a text, which cannot spell the special pieces."""
-        return [i for word in WORD.findall(text) for i in self.merge(word.replace("▁", " "))]
+        return [i for word in WORD.findall(text) for i in self.word_ids(word.replace("▁", " "))]
 
     def decode(self, ids):
         """Yield the text of token ids, whole characters at a time; U+FFFD for invalid UTF-8."""

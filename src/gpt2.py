@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/{tokens,attention,model,weights,generate}.md; sha256 cfa8e3df95b7
+# Tangled from book/gpt2/{tokens,attention,model,weights,generate}.md; sha256 2fffca860368
 """GPT-2 in PyTorch: load pre-trained weights and continue a prompt, on a CPU."""
 
 import argparse
@@ -6,7 +6,6 @@ import codecs
 import functools
 import heapq
 import json
-import warnings
 from itertools import chain, takewhile, tee
 from pathlib import Path
 
@@ -29,7 +28,7 @@ class Tokenizer:
         self.token_bytes = {i: bytes(byte[s] for s in token) for token, i in vocab.items()}
         self.id = {token: i for i, token in self.token_bytes.items()}
         self.end_of_text = vocab[END_OF_TEXT]
-        self.merge = functools.lru_cache(2**16)(self.merge)  # most words come again
+        self.word_ids = functools.lru_cache(2**16)(self.merge)  # most words come again
 
     def merge(self, word):
         """Token ids of one word: neighbours that make a token are joined, lowest id first."""
@@ -50,30 +49,30 @@ class Tokenizer:
         """Token ids of a text."""
         ids = []
         for part in text.split(END_OF_TEXT):
-            ids += [i for word in WORD.findall(part) for i in self.merge(word)] + [self.end_of_text]
+            ids += [i for w in WORD.findall(part) for i in self.word_ids(w)] + [self.end_of_text]
         return ids[:-1]  # the last part has no end of text behind it
 
     def decode(self, ids):
         """Yield the text of token ids, whole characters at a time; U+FFFD for invalid UTF-8."""
-        return codecs.iterdecode((self.token_bytes[i] for i in ids), "utf-8", "replace")
+        return codecs.iterdecode((self.token_bytes.get(i, b"") for i in ids), "utf-8", "replace")
 
 
 def attention(x, n_head, c_attn, c_proj, cache=None):
     """Causal multi-head self-attention (Vaswani et al., 2017, section 3.2) of x (B, T, C)."""
     B, T, C = x.shape
-    q, k, v = qkv = c_attn(x).view(B, T, 3, n_head, C // n_head).permute(2, 0, 3, 1, 4)
+    q, k, v = c_attn(x).view(B, T, 3, n_head, C // n_head).permute(2, 0, 3, 1, 4)
     if cache is not None:  # (2, B, n_head, S, d); the last T of S positions are those of x
-        cache[..., -T:, :] = qkv[1:]
+        cache[..., -T:, :] = torch.stack((k, v))
         k, v = cache
     y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=T > 1)  # T is S, or 1
     return c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 
 class Block(nn.Module):
-    """Attention, then a two-layer MLP; each reads x normalized and adds to x."""
-    def __init__(self, C, n_head, eps):
+    """Attention, then a two-layer MLP; each reads x (B, T, C) normalized and adds to it."""
+    def __init__(self, config):
         super().__init__()
-        self.n_head = n_head
+        C, self.n_head, eps = config["n_embd"], config["n_head"], config["layer_norm_epsilon"]
         self.ln_1, self.ln_2 = nn.LayerNorm(C, eps), nn.LayerNorm(C, eps)
         self.attn = nn.ModuleDict({"c_attn": nn.Linear(C, 3 * C), "c_proj": nn.Linear(C, C)})
         self.mlp = nn.ModuleDict({"c_fc": nn.Linear(C, 4 * C), "c_proj": nn.Linear(4 * C, C)})
@@ -88,12 +87,11 @@ class GPT2(nn.Module):
     """The transformer of Radford et al. (2019); its parameters bear the checkpoint's names."""
     def __init__(self, config):
         super().__init__()
-        C, n_head, eps = (config[key] for key in ("n_embd", "n_head", "layer_norm_epsilon"))
-        self.wte = nn.Embedding.from_pretrained(torch.empty(config["vocab_size"], C), freeze=False)
-        self.wpe = nn.Embedding.from_pretrained(torch.empty(config["n_positions"], C), freeze=False)
-        self.h = nn.ModuleList(Block(C, n_head, eps) for _ in range(config["n_layer"]))
-        self.ln_f = nn.LayerNorm(C, eps)
-        self.lm_head = nn.Linear(C, config["vocab_size"], bias=False)
+        V, C = config["vocab_size"], config["n_embd"]
+        self.wte, self.wpe = nn.Embedding(V, C), nn.Embedding(config["n_positions"], C)
+        self.h = nn.ModuleList(Block(config) for _ in range(config["n_layer"]))
+        self.ln_f = nn.LayerNorm(C, config["layer_norm_epsilon"])
+        self.lm_head = nn.Linear(C, V, bias=False)
 
     def forward(self, ids, cache=None, start=0):
         """Final states (B, T, C) of ids (B, T); their first position is start, 0 unless T is 1."""
@@ -103,12 +101,18 @@ class GPT2(nn.Module):
         return self.ln_f(x)
 
 
-def load(model, int8=False):
+def load(model):
     """The GPT2 and the Tokenizer of a model: a directory, or a repository on the Hub."""
     logging.set_verbosity_error()  # an error is one line on stderr, see main
     find = Path if Path(model).is_dir() else hf_hub_download  # both take a model and a file's name
     config = json.loads(Path(find(model, "config.json")).read_bytes())
     vocab = json.loads(Path(find(model, "vocab.json")).read_bytes())
+    fixed = {"model_type": "gpt2", "activation_function": "gelu_new", "scale_attn_weights": True,
+             "scale_attn_by_inverse_layer_idx": False, "n_inner": None,
+             "tie_word_embeddings": True, "vocab_size": max(config["vocab_size"], len(vocab))}
+    for name, value in fixed.items():
+        if config.get(name, value) != value:
+            raise ValueError(f"config.json: {name} is {config[name]!r}, but has to be {value!r}")
     with torch.device("meta"):  # shapes only; model.safetensors has the values
         network = GPT2(config)
     tensors = load_file(find(model, "model.safetensors")).items()
@@ -116,10 +120,6 @@ def load(model, int8=False):
     tensors["lm_head.weight"] = tensors["wte.weight"]
     state = {n: tensors[n].t() if ".c_" in n else tensors[n] for n in network.state_dict()}
     network.load_state_dict(state, assign=True)
-    if int8:
-        warnings.filterwarnings("ignore", "torch.*quanti")  # PyTorch announces a successor
-        kinds = {nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
-        torch.ao.quantization.quantize_dynamic(network, kinds, inplace=True)
     return network, Tokenizer(vocab)
 
 
@@ -139,37 +139,37 @@ def generate(model, ids, tokens, temperature=0, top_k=1, top_p=1, seed=0, sample
         yield x[:, 0].tolist()
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
+def main(parser, load):
     parser.add_argument("prompt", nargs="?", default="The Eiffel tower is", help="- reads stdin")
     parser.add_argument("--model", default="openai-community/gpt2", help="repository or directory")
-    parser.add_argument("--int8", action="store_true", help="round the weights to 8 bits: faster")
     knobs = {"tokens": 100, "temperature": 0.8, "top-k": 40, "top-p": 1.0, "seed": 0, "samples": 1}
     for name, value in knobs.items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help=f"default: {value}")
     args = parser.parse_args()
+    ok = min(args.top_p, args.top_k, args.samples) > 0 and min(args.temperature, args.tokens) >= 0
+    if not ok:  # also if one is not a number, "nan"
+        parser.error("--top-k, --top-p, --samples: above 0; --tokens, --temperature: 0 or more")
     try:
         prompt = args.prompt if args.prompt != "-" else open(0).read().removesuffix("\n")
-        gpt2, tokenizer = load(args.model, args.int8)
+        gpt2, tokenizer = load(args)
         ids = tokenizer.encode(prompt)
         V, room = gpt2.wte.num_embeddings, gpt2.wpe.num_embeddings - len(ids)
         if not ids or room < 1:
-            parser.error(f"the prompt has {len(ids)} tokens; it needs 1 to {room + len(ids) - 1}")
-        if not min(args.top_p, args.top_k, args.samples) > 0 <= min(args.temperature, args.tokens):
-            parser.error("--top-k, --top-p and --samples are more than 0, other options at least 0")
+            parser.error(f"the prompt has {len(ids)} tokens; it needs 1 to {len(ids) + room - 1}")
         options = args.temperature, min(args.top_k, V), args.top_p, args.seed % 2**64, args.samples
         drawn = generate(gpt2, ids, min(args.tokens, room), *options)
         for n, rows in enumerate(tee(drawn, args.samples)):
-            ids = takewhile(lambda i: i != tokenizer.end_of_text, (row[n] for row in rows))
-            for text in chain([prompt], tokenizer.decode(ids), "\n" * min(args.samples, 2)):
-                print(text, end="", flush=True)
+            kept = takewhile(lambda i: i != tokenizer.end_of_text, (row[n] for row in rows))
+            for piece in chain([prompt], tokenizer.decode(kept), "\n" * min(args.samples, 2)):
+                print(piece, end="", flush=True)
         if args.tokens > room and next(drawn, None) is None:
-            parser.exit(0, "gpt2.py: the context is full\n")
+            parser.exit(0, f"{parser.prog}: the context is full\n")
     except (KeyboardInterrupt, BrokenPipeError):
         parser.exit(130)
-    except Exception as e:
-        parser.error(f"is {args.model} a GPT-2, the prompt UTF-8? {' '.join(str(e).split()[:60])}")
+    except Exception as error:
+        parser.error(f"{args.model}: {type(error).__name__}: {' '.join(str(error).split()[:60])}")
 
 
 if __name__ == "__main__":
-    main()
+    options = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
+    main(options, lambda args: load(args.model))

@@ -13,7 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"
 GEMMA = ROOT / "book/models/gemma-3-270m"
-PREFIX = {"gpt2": "gpt2.py: error: ", "gemma3": "gemma3.py: "}  # of each script's errors
+PREFIX = {  # of each script's errors
+    "gpt2": "gpt2.py: error: ",
+    "gpt2_fast": "gpt2_fast.py: error: ",
+    "gemma3": "gemma3.py: ",
+}
 PREFIX["find"] = PREFIX["gemma3"]  # see test_hub.py
 sys.path[:0] = [str(SRC), str(ROOT / "book/_ext")]
 

@@ -677,3 +677,20 @@ def test_an_incremental_build_shows_what_is_new_and_nothing_stale(book):
     assert status == 1
     assert "src/helper.py: this file was edited by hand" in printed
     assert "Traceback" not in printed
+
+
+# --------------------------------------------------------------------------------- command line
+
+
+def test_only_the_chapters_that_are_named_are_executed(book):
+    replace(sources(book, "alone"), "alone", "changed")
+    replace(sources(book, "use"), "helper.DOUBLE", "3 * helper.DOUBLE")
+    assert main(["book/alone.md", "--root", str(book)]) == 0
+    assert stale_names(book) == {"use"}
+    assert main(["book/use", "book/alone", "--root", str(book)]) == 0
+    assert stale(book) == {}
+
+
+def test_an_unknown_chapter_is_named(book, capsys):
+    assert main(["book/alone", "book/gone", "book/prose", "--root", str(book)]) == 2
+    assert capsys.readouterr().err == "book/gone, book/prose: no chapter with code in _toc.yml\n"

@@ -4,8 +4,9 @@ What its outputs depend on is recorded while a chapter is executed, see ``depend
 record is kept with the executed notebook in ``_build/.executed/``, part by part, so that the reason
 for executing a chapter again can be named.
 
-    python book/_ext/execute.py             execute the stale chapters
-    python book/_ext/execute.py --dry-run   say which chapters are stale, and why
+    python book/_ext/execute.py                    execute the stale chapters
+    python book/_ext/execute.py book/gpt2/fast     only these, if they are stale
+    python book/_ext/execute.py --dry-run          say which chapters are stale, and why
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import re
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -199,10 +200,12 @@ def hide_paths(root: Path, output: nbformat.NotebookNode) -> None:
             output.data[mime] = clean(data)
 
 
-def execute_stale(root: Path = ROOT, log: Callable[[str], object] = print) -> None:
-    """Execute the stale chapters, one after another, and say why."""
+def execute_stale(
+    root: Path = ROOT, log: Callable[[str], object] = print, only: Collection[str] = ()
+) -> None:
+    """Execute the stale chapters, one after another, and say why; only these, if any are named."""
     for job in jobs(root):
-        if job.reason:
+        if job.reason and (not only or job.chapter.docname in only):
             log(f"executing {job.chapter.docname}: {job.reason}")
             log(f"executed {job.chapter.docname} in {execute(root, job):.1f} s")
 
@@ -213,17 +216,22 @@ def execute_stale(root: Path = ROOT, log: Callable[[str], object] = print) -> No
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Execute the stale chapters.")
+    parser.add_argument("chapters", nargs="*", metavar="chapter", help="as in _toc.yml; or all")
     parser.add_argument("--dry-run", action="store_true", help="only say what is stale, and why")
     parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     root = options.root.resolve()
+    only = {chapter.removesuffix(".md") for chapter in options.chapters}
     try:
+        if unknown := only - {chapter.docname for chapter in read_chapters(root) if chapter.cells}:
+            raise ExecuteError(f"{', '.join(sorted(unknown))}: no chapter with code in _toc.yml")
         if options.dry_run:
             for docname, text in stale(root).items():
-                print(f"{docname}: {text}")
+                if not only or docname in only:
+                    print(f"{docname}: {text}")
         else:
             write(root)
-            execute_stale(root)
+            execute_stale(root, only=only)
     except (TangleError, ExecuteError) as error:
         print(error, file=sys.stderr)
         return 2

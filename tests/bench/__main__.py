@@ -25,9 +25,14 @@ BUILD = ROOT / "_build/bench"
 GEMMA = ROOT / "book/models/gemma-3-270m"
 MODELS = {"gpt2": BUILD / "gpt2-124m", "gemma": BUILD / "gemma-3-270m"}
 CACHE = BUILD / "jax-cache"  # of compiled code
-SCRIPTS = {"gpt2": ROOT / "src/gpt2.py", "gemma": ROOT / "src/gemma3.py"}
+SCRIPTS = {  # what is started as a whole process, if it isn't a worker
+    "gpt2 ours": ROOT / "src/gpt2.py",
+    "gpt2 fast": ROOT / "src/gpt2_fast.py",
+    "gemma ours": ROOT / "src/gemma3.py",
+}
 WORKERS = {
     "gpt2 ours": "ours_gpt2.py",
+    "gpt2 fast": "ours_gpt2_fast.py",
     "gpt2 tiktoken": "peer_gpt2_tiktoken.py",
     "gpt2 tokenizers": "peer_gpt2_tokenizers.py",
     "gpt2 transformers": "peer_transformers.py",
@@ -129,15 +134,15 @@ def measure(job, arguments):
     command += [*directory, *arguments.get(task, []), *how]
     if task not in ("start", "first"):
         return json.loads(run(*command))
-    if who == "ours":
-        command = [SCRIPTS[model], PROMPT, "--model", *directory, "--tokens", 1]
+    if script := SCRIPTS.get(f"{model} {who}"):
+        command = [script, PROMPT, "--model", *directory, "--tokens", 1]
         command += ["--temperature", 0]
     with tempfile.TemporaryDirectory() as empty:
         cache = {"JAX_COMPILATION_CACHE_DIR": empty} if task == "first" else {}
         start = time.perf_counter()
         printed = run(*command, **cache)
         seconds = time.perf_counter() - start
-    return {"ids": printed.strip() if who == "ours" else json.loads(printed), "seconds": seconds}
+    return {"ids": printed.strip() if script else json.loads(printed), "seconds": seconds}
 
 
 def measure_all(lines, arguments, rounds, more, figures, results):

@@ -8,9 +8,9 @@ import worker
 import gpt2
 
 
-def writer(directory, numbers=""):
+def writer(load, directory):
     """Load the model; the function that writes with it."""
-    model, _ = gpt2.load(directory, int8=numbers == "int8")
+    model, _ = load(directory)
 
     def write(prompt, tokens, seen):
         for (i,) in gpt2.generate(model, prompt, tokens):
@@ -26,7 +26,6 @@ def tokenizer(directory):
 
 if __name__ == "__main__":
     worker.run(
-        decode=lambda folder, tokens, *how: worker.decode(writer(folder, *how), folder, tokens),
-        prompt=lambda folder: worker.prompt(writer(folder), folder),
+        decode=lambda folder, tokens: worker.decode(writer(gpt2.load, folder), folder, tokens),
         **worker.tokenizer_tasks(lambda folder: tokenizer(folder).encode),
     )
