@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/{tokens,attention,model,weights,generate}.md; sha256 2fffca860368
+# Tangled from book/gpt2/{tokens,attention,model,weights,generate}.md; sha256 bb5fa4f265b8
 """GPT-2 in PyTorch: load pre-trained weights and continue a prompt, on a CPU."""
 
 import argparse
@@ -88,7 +88,8 @@ class GPT2(nn.Module):
     def __init__(self, config):
         super().__init__()
         V, C = config["vocab_size"], config["n_embd"]
-        self.wte, self.wpe = nn.Embedding(V, C), nn.Embedding(config["n_positions"], C)
+        self.wte = nn.Embedding.from_pretrained(torch.empty(V, C), freeze=False)
+        self.wpe = nn.Embedding.from_pretrained(torch.empty(config["n_positions"], C), freeze=False)
         self.h = nn.ModuleList(Block(config) for _ in range(config["n_layer"]))
         self.ln_f = nn.LayerNorm(C, config["layer_norm_epsilon"])
         self.lm_head = nn.Linear(C, V, bias=False)
@@ -171,5 +172,4 @@ def main(parser, load):
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
-    main(options, lambda args: load(args.model))
+    main(argparse.ArgumentParser(None, argparse.SUPPRESS, __doc__), lambda args: load(args.model))
