@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/fast.md; sha256 80f86bfdd988
+# Tangled from book/gpt2/fast.md; sha256 8e395bb9008d
 """gpt2.py with weights that are read faster: packed for oneDNN, or rounded to 8 bits."""
 
 import argparse
@@ -49,6 +49,6 @@ def load(model, int8=False):
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(None, argparse.SUPPRESS, __doc__)
+    options = argparse.ArgumentParser(description=__doc__, usage=argparse.SUPPRESS)
     options.add_argument("--int8", action="store_true", help="weights of 8 bits: less exact")
     gpt2.main(options, lambda args: load(args.model, args.int8))

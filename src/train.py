@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/training.md; sha256 137c67eb0c83
+# Tangled from book/gpt2/training.md; sha256 4c14e0e84615
 """Train a small GPT-2 on a folder of texts; gpt2.py runs what it writes."""
 
 import argparse
@@ -15,11 +15,10 @@ from tqdm import trange
 from gpt2 import END_OF_TEXT, GPT2, Tokenizer
 
 
-def stories(book):
+def stories(book, notes=r"[Ff]olk-|Editor|PREFACE|[Tt]ranslat"):
     """The stories of a book, a paragraph a line: what stands between headings, if long enough."""
     book = re.sub(r"(?m)^(?:[IVX]+\.?|\[.*)\n", "", book)  # the numbers of parts, remarks
     texts = re.split(r"(?m)^(?:[^a-z\n]{3,80}|.{3,60}(?<![.,;:!?'\")\]-]))\n", book)
-    notes = r"[Ff]olk-|Editor|PREFACE|[Tt]ranslat"  # in what the editors say, not in the stories
     return [text for text in texts if len(text) > 2000 and not re.search(notes, text)]
 
 
@@ -31,23 +30,20 @@ def surprise(model, x, answers):
 
 def initialize(model, counts):
     """GPT-2's first weights; the rows of wte stand for counts (V,) of tokens."""
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 2:
-            depth = 2 * len(model.h) if name.endswith("c_proj.weight") else 1
-            torch.nn.init.normal_(parameter, std=0.02 / math.sqrt(depth))
+    for name, p in model.named_parameters():
+        if p.dim() == 2:
+            p.data.normal_(std=0.02 / math.sqrt(2 * len(model.h) if "c_proj" in name else 1))
         elif name.endswith("bias"):
-            torch.nn.init.zeros_(parameter)
+            p.data.zero_()
     model.lm_head.bias = torch.nn.Parameter(counts.log(), requires_grad=False)
 
 
 def train_step(model, optimizer, ids, done, batch=8, peak=2e-3, hide=0.1):
     """Improve the weights once on random pieces of a text of ids (N,); return the loss there."""
-    pieces = ids.unfold(0, len(model.wpe.weight) + 1, 1)  # (N - T, T + 1), all that there are
-    drawn = pieces[torch.randint(len(pieces), (batch,))]  # (B, T + 1)
-    hidden = torch.rand(drawn[:, 1:].shape) < (hide if done < 0.75 else 0)  # (B, T)
-    x = drawn[:, :-1].masked_fill(hidden, len(model.wte.weight) - 1)
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = surprise(model, x, drawn[:, 1:]).mean()
+    V, T = len(model.wte.weight), len(model.wpe.weight)
+    pieces = ids[torch.randint(len(ids) - T, (batch, 1)) + torch.arange(T + 1)]  # (B, T + 1)
+    x = pieces[:, :-1].masked_fill(torch.rand(batch, T) < hide * (done < 0.75), V - 1)  # (B, T)
+    loss = torch.autocast("cpu", torch.bfloat16)(surprise)(model, x, pieces[:, 1:]).mean()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.param_groups[0]["lr"] = peak * min(25 * done, 0.55 + 0.45 * math.cos(math.pi * done))
@@ -66,8 +62,7 @@ def bits_per_byte(model, ids, text):
 
 def save(model, used, n_vocab, path):
     """Write the weights in GPT-2's layout: float16, linear ones (n_in, n_out), a row a token."""
-    rows = model.wte.weight[-1].repeat(n_vocab, 1)  # the one for all tokens that do not occur
-    rows[used] = model.wte.weight[:-1]
+    rows = model.wte.weight[-1].repeat(n_vocab, 1).index_copy(0, used, model.wte.weight[:-1])
     state = {n: t for n, t in model.named_parameters() if t.requires_grad} | {"wte.weight": rows}
     state = {n: (t.t() if ".c_" in n else t).detach().half().contiguous() for n, t in state.items()}
     save_file(state, path, metadata={"format": "pt"})
@@ -90,9 +85,9 @@ def main():
     if len(texts) < 20:
         parser.error(f"{args.corpus} has {len(texts)} stories in .txt files; it takes 20")
     text, held_out = "".join(t for i, t in enumerate(texts, 1) if i % 20), "".join(texts[19::20])
-    ids = [torch.tensor(tokenizer.encode(part)) for part in (text, held_out)]
-    used, compact = torch.cat(ids).unique(return_inverse=True)
-    train_ids, held_out_ids = compact.split([len(part) for part in ids])
+    parts = [torch.tensor(tokenizer.encode(part)) for part in (text, held_out)]
+    used, compact = torch.cat(parts).unique(return_inverse=True)
+    ids, held_out_ids = compact.split([len(part) for part in parts])
     model = GPT2({**config, "vocab_size": len(used) + 1})
     model.lm_head.weight = model.wte.weight
     torch.manual_seed(args.seed)
@@ -100,14 +95,16 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
     sha256 = hashlib.sha256("".join(books).encode()).hexdigest()
     record = {"seed": args.seed, "sha256": sha256, "loss": [], "held_out_bits_per_byte": {}}
-    checkpoint = args.model / f"run-{sha256[:8]}-{args.seed}-{args.steps}.pt"
+    digest = hashlib.sha256(repr((config, tokenizer.id, sha256)).encode()).hexdigest()
+    checkpoint = args.model / f"run-{digest[:8]}-{args.seed}-{args.steps}.pt"
     if checkpoint.exists():  # go on where this run was broken off
         weights, moments, record = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(weights)
         optimizer.load_state_dict(moments)
-    for step in trange(len(record["loss"]) + 1, args.steps + 1):
+    for step in trange(max(len(record["loss"]), 1), args.steps + 1):
         torch.manual_seed(args.seed * 10**6 + step)  # a run in two parts is the same run
-        record["loss"].append(round(train_step(model, optimizer, train_ids, step / args.steps), 4))
+        if step > len(record["loss"]):  # else its files are only written again
+            record["loss"].append(round(train_step(model, optimizer, ids, step / args.steps), 4))
         if step % 250 == 0 or step == args.steps:
             record["held_out_bits_per_byte"][step] = bits_per_byte(model, held_out_ids, held_out)
             save(model, used, config["vocab_size"], args.model / "model.safetensors")
@@ -117,4 +114,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        argparse.ArgumentParser().exit(130, "train.py: the same command goes on with this run\n")

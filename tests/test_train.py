@@ -7,12 +7,14 @@ import math
 import random
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import start
 from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
@@ -472,6 +474,53 @@ def test_a_finished_run_is_not_begun_again(run, corpus, folder, monkeypatch):
     monkeypatch.setattr(train, "train_step", None)
     assert run(corpus, folder, "--steps", 2)[0] == 0
     assert results(folder) == before
+
+
+def other_heads(corpus: Path, folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"n_head": 4}))
+
+
+def other_ids(corpus: Path, folder: Path) -> None:
+    vocab = json.loads((folder / "vocab.json").read_bytes())
+    vocab["Ġthe"], vocab["Ġking"] = vocab["Ġking"], vocab["Ġthe"]
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+
+
+def other_corpus(corpus: Path, folder: Path) -> None:
+    (corpus / "b.txt").write_text("".join(f"A STORY\n{text}" for text in STORIES[15:40]))
+
+
+@pytest.mark.parametrize("change", [other_heads, other_ids, other_corpus])
+def test_what_a_run_depends_on_makes_another_run(run, corpus, folder, change):
+    """The same command after a change trains anew; after a return it gives the first run again."""
+    files = [*corpus.iterdir(), folder / "config.json", folder / "vocab.json"]
+    kept = {path: path.read_bytes() for path in files}
+    assert run(corpus, folder, "--steps", 2)[0] == 0
+    first = results(folder)
+    change(corpus, folder)
+    fresh = copied(folder, "fresh")
+    for path in [*fresh.glob("run-*"), fresh / "model.safetensors", fresh / "training.json"]:
+        path.unlink()
+    assert run(corpus, fresh, "--steps", 2)[0] == run(corpus, folder, "--steps", 2)[0] == 0
+    assert results(folder) == results(fresh) != first
+    for path, data in kept.items():
+        path.write_bytes(data)
+    assert run(corpus, folder, "--steps", 2)[0] == 0
+    assert results(folder) == first
+
+
+def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(corpus, folder):
+    process = start("train", corpus, folder, "--steps", "100000")
+    shown = b""
+    while not re.search(rb"\d(it/s|s/it)", shown):  # a step is done
+        shown += process.stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+    *bar, last, end = (shown + err).replace(b"\r", b"\n").split(b"\n")
+    assert (last, end) == (b"train.py: the same command goes on with this run", b"")
+    assert all(b"/100000" in line for line in bar if line.strip())
 
 
 def test_too_few_stories_are_an_error(run, corpus, folder):
