@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/fast.md; sha256 8e395bb9008d
+# Tangled from book/gpt2/fast.md; sha256 fa07a1fee6c3
 """gpt2.py with weights that are read faster: packed for oneDNN, or rounded to 8 bits."""
 
 import argparse
@@ -39,12 +39,13 @@ def load(model, int8=False):
     find = Path if Path(model).is_dir() else hf_hub_download  # as in gpt2.py
     with safe_open(find(model, "model.safetensors"), "pt", backend="pread") as file:
         stored = {name.removeprefix("transformer."): name for name in file.keys()}
-        for name, layer in reversed([*network.named_modules()]):  # the largest first, the head
-            if isinstance(layer, nn.Linear):
-                weight = file.get_tensor(stored[f"{name}.weight".replace("lm_head", "wte")])
-                weight = weight.float().t() if ".c_" in name else weight.float()
-                layer.weight = nn.Parameter(weight, requires_grad=False)  # the only copy
-                network.set_submodule(name, in_8_bits(layer) if int8 else Packed(layer))
+        linear = [n for n, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+        for name in reversed(linear):  # the largest first, the head
+            layer = network.get_submodule(name)
+            weight = file.get_tensor(stored[f"{name}.weight".replace("lm_head", "wte")])
+            weight = weight.float().t() if ".c_" in name else weight.float()
+            layer.weight = nn.Parameter(weight, requires_grad=False)  # nothing else holds it
+            network.set_submodule(name, in_8_bits(layer) if int8 else Packed(layer))
     return network, tokenizer
 
 
