@@ -4,7 +4,8 @@ The chapters are the source and ``src/`` is derived from them: a ``{code-cell}``
 ``:tangle: src/NAME.py`` contributes its text to that file, in the order of ``_toc.yml`` and then
 of the cells. What a person would do when typing the cells into one file is done here too: the
 imports move to the top, merged and sorted, and definitions stand two blank lines apart. All other
-text, comments included, stays as it is.
+text, comments included, stays as it is. The cells of a ``src/NAME.js`` are put together as they
+are, a blank line apart.
 
     python book/_ext/tangle.py              write src/ from the chapters
     python book/_ext/tangle.py --check      write nothing; show what differs, exit 1 if anything
@@ -37,8 +38,8 @@ from nbformat import ValidationError
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 100
-TARGET = re.compile(r"src/[A-Za-z_]\w*\.py")
-HEADER = re.compile(r"# Tangled from .+; sha256 ([0-9a-f]{12})")
+TARGET = re.compile(r"src/[A-Za-z_]\w*\.(py|js)")
+HEADER = re.compile(r"(?:#|//) Tangled from .+; sha256 ([0-9a-f]{12})")
 MAGIC = re.compile(r"\s*[%!?]|[^#]*=\s*[%!]|[^#]*\?\s*$")
 
 
@@ -297,6 +298,11 @@ class Tangled:
     imports: dict[Import, list[tuple[Cell, ast.stmt]]] = field(repr=False)
     fragments: list[Fragment] = field(default_factory=list)
 
+    @property
+    def page(self) -> str:
+        """The name of the file's page in the book."""
+        return self.target.removesuffix(".py")
+
     @cached_property
     def body(self) -> str:
         """The text below the header."""
@@ -305,7 +311,13 @@ class Tangled:
     @cached_property
     def text(self) -> str:
         """The whole file."""
-        return f"{header(self.docnames, digest(self.body))}\n{self.body}"
+        comment = "#" if is_python(self.target) else "//"
+        return f"{header(self.docnames, digest(self.body), comment)}\n{self.body}"
+
+
+def is_python(target: str) -> bool:
+    """Tell a Python file from a JavaScript one."""
+    return target.endswith(".py")
 
 
 def digest(body: str) -> str:
@@ -313,7 +325,7 @@ def digest(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:12]
 
 
-def header(docnames: list[str], body_digest: str) -> str:
+def header(docnames: list[str], body_digest: str, comment: str = "#") -> str:
     """Name the chapters of a file as fully as one line can, and its digest."""
     folders: dict[str, list[str]] = {}
     for docname in docnames:
@@ -328,7 +340,7 @@ def header(docnames: list[str], body_digest: str) -> str:
         f"{len(docnames)} chapters, {docnames[0]}.md to {docnames[-1]}.md",
         f"{len(docnames)} chapters",
     ]
-    lines = [f"# Tangled from {form}; sha256 {body_digest}" for form in forms]
+    lines = [f"{comment} Tangled from {form}; sha256 {body_digest}" for form in forms]
     return next((line for line in lines if len(line) <= WIDTH), lines[-1])
 
 
@@ -486,6 +498,18 @@ def assemble(target: str, cells: list[Cell], local: Iterable[str]) -> Tangled:
     return tangled
 
 
+def join(target: str, cells: list[Cell]) -> Tangled:
+    """Make one file of cells in another language than Python: all of them, a blank line apart."""
+    lines: list[Line] = []
+    for cell in cells:
+        lines += [Line("")] if lines else []
+        lines += [Line(text, cell, number) for number, text in enumerate(cell.lines, 1)]
+    docnames = list(dict.fromkeys(cell.docname for cell in cells))
+    tangled = Tangled(target, docnames, lines, None, {})
+    tangled.fragments = [fragment(tangled, cell) for cell in cells]
+    return tangled
+
+
 def fragment(tangled: Tangled, cell: Cell) -> Fragment:
     """Find the lines that a cell contributed."""
     spans: list[tuple[int, int]] = []
@@ -522,12 +546,15 @@ def tangle(root: Path = ROOT, texts: Mapping[str, str] | None = None) -> dict[st
         if not isinstance(cell.target, str) or not TARGET.fullmatch(cell.target):
             raise TangleError(
                 f"{cell.place()}: a cell cannot be tangled into {cell.target!r}; "
-                "name a file as src/NAME.py"
+                "name a file as src/NAME.py or src/NAME.js"
             )
         targets.setdefault(cell.target, []).append(cell)
-    local = {Path(target).stem for target in targets}
+    local = {Path(target).stem for target in targets if is_python(target)}
     local |= {path.stem for path in (root / "src").glob("*.py")}
-    return {target: assemble(target, targets[target], local) for target in sorted(targets)}
+    return {
+        target: assemble(target, cells, local) if is_python(target) else join(target, cells)
+        for target, cells in sorted(targets.items())
+    }
 
 
 # -------------------------------------------------------------------------------- files in src/
@@ -552,8 +579,10 @@ def is_edited(text: str) -> bool:
 def files_on_disk(root: Path, results: Mapping[str, Tangled]) -> dict[str, str]:
     """Read what stands where files are tangled to, and tangled files of no chapter."""
     texts = {}
-    for path in sorted((root / "src").glob("*.py")):
+    for path in sorted((root / "src").glob("*.*")):
         target = path.relative_to(root).as_posix()
+        if not TARGET.fullmatch(target):
+            continue
         text = path.read_text("utf-8")
         if target in results or header_digest(text):
             texts[target] = text

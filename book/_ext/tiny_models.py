@@ -22,14 +22,25 @@ from myst_nb.core.read import read_myst_markdown_notebook
 from myst_nb.ext.glue.utils import PendingGlueReference
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
+from pygments.lexers import JavascriptLexer, PythonLexer
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
+import play_pages
 from execute import ExecuteError, execute_stale, executed_path
-from tangle import Fragment, Tangled, TangleError, check, tangle, write, write_atomically
+from tangle import (
+    Fragment,
+    Tangled,
+    TangleError,
+    check,
+    is_python,
+    tangle,
+    toc_docnames,
+    write,
+    write_atomically,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -41,6 +52,7 @@ class Book:
     app: Sphinx
     root: Path
     tangled: dict[str, Tangled]
+    pictures: list[play_pages.Picture]
 
     def fragments(self, docname: str) -> dict[int, tuple[str, Fragment]]:
         """Give the files and fragments of a chapter's tangled cells by cell number."""
@@ -51,11 +63,15 @@ class Book:
             if fragment.cell.docname == docname
         }
 
+    def playing(self, target: str, fragment: Fragment) -> list[play_pages.Picture]:
+        """Give the interactive pictures of what a cell computes."""
+        return play_pages.of_fragment(self.pictures, target, fragment)
+
     def state(self, docname: str) -> str:
         """Digest what a page shows that is not in its chapter: outputs and captions."""
         executed = executed_path(self.root, docname)
         captions = [
-            (number, target, fragment.spans, fragment.imports)
+            (number, target, fragment.spans, fragment.imports, self.playing(target, fragment))
             for number, (target, fragment) in self.fragments(docname).items()
         ]
         digest = hashlib.sha256(repr(captions).encode())
@@ -81,10 +97,16 @@ def prepare(app: Sphinx) -> None:
             raise TangleError("\n".join([*differences, advice]))
         for done in write(root):
             LOGGER.info("tangle: %s", done)
-        book = Book(app, root, tangle(root))
         execute_stale(root, LOGGER.info)
-    except (TangleError, ExecuteError) as error:
+        tangled = tangle(root)
+        book = Book(app, root, tangled, list(play_pages.pictures(notebooks(root), tangled)))
+    except (TangleError, ExecuteError, play_pages.PlayError) as error:
         raise SystemExit(f"\n{error}") from None
+
+
+def notebooks(root: Path) -> dict[str, Path]:
+    """Give the executed notebooks by chapter."""
+    return {docname: executed_path(root, docname) for docname in toc_docnames(root)}
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -102,7 +124,7 @@ def read_chapter(text: str) -> nbformat.NotebookNode:
                 f"{env.docname}: changed while the book was being built; build again"
             )
         for number, (cell, done) in enumerate(zip(cells, executed.cells, strict=True), 1):
-            cell.outputs = done.outputs
+            cell.outputs = play_pages.drop_data(done.outputs)
             cell.execution_count = done.execution_count
             cell.metadata["number"] = number
         notebook.metadata["language_info"] = executed.metadata["language_info"]
@@ -175,8 +197,15 @@ def add_captions(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         for source in cell.findall(nodes.container):
             if source.get("nb_element") == "cell_code_source" and number in fragments:
                 target, fragment = fragments[number]
-                page = app.builder.get_relative_uri(docname, target.removesuffix(".py"))
-                source.insert(0, caption(target, page, fragment))
+                page = app.builder.get_relative_uri(docname, book.tangled[target].page)
+                if not is_python(target):
+                    for block in source.findall(nodes.literal_block):
+                        block["language"] = "javascript"
+                paragraph = caption(target, page, fragment)
+                for picture in book.playing(target, fragment):
+                    uri = app.builder.get_relative_uri(docname, picture.docname)
+                    paragraph += play_link(f"{uri}#{picture.fragment}", picture.title)
+                source.insert(0, paragraph)
 
 
 def caption(target: str, page: str, fragment: Fragment) -> nodes.paragraph:
@@ -199,14 +228,41 @@ def caption(target: str, page: str, fragment: Fragment) -> nodes.paragraph:
     return paragraph
 
 
+def play_link(uri: str, title: str) -> nodes.inline:
+    """Make the link from a tangled cell to a picture that plays it."""
+    link = nodes.reference("", title, refuri=uri, internal=True)
+    return nodes.inline("", "", link, classes=["tangled-play"])
+
+
+# ------------------------------------------------------------------------- interactive pictures
+
+
+def add_pictures(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Give a page the scripts of its interactive pictures, and their links into ``src/``."""
+    names = play_pages.scripts(context.get("body", ""))
+    for name in names:
+        app.add_js_file(name, defer="defer")
+    if names:
+        app.add_css_file("play.css")
+        context["body"] = play_pages.resolve(
+            context["body"],
+            page,
+            book.tangled,
+            lambda other: app.builder.get_relative_uri(page, other),
+        )
+
+
 # -------------------------------------------------------------------------------- source pages
 
 
 def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Make a page of every tangled file, and put the file itself beside it."""
+    """Make a page of every tangled file, and put the file itself beside it; write the data."""
+    play_pages.write_data(notebooks(book.root).values(), Path(app.outdir))
     for target, tangled in book.tangled.items():
         write_atomically(Path(app.outdir) / target, tangled.text)
-        page = target.removesuffix(".py")
+        page = tangled.page
         yield page, {"title": target, "body": source_page(app, page, tangled)}, "page.html"
 
 
@@ -225,7 +281,8 @@ def source_page(app: Sphinx, page: str, tangled: Tangled) -> str:
     spans = dict(origins)
     if tangled.import_lines:
         spans[tangled.import_lines] = None
-    lines = highlight(tangled.text, PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
+    lexer = PythonLexer if is_python(tangled.target) else JavascriptLexer
+    lines = highlight(tangled.text, lexer(stripnl=False), HtmlFormatter(nowrap=True))
     code = [
         f'<span class="line" id="L{number}"><a class="lineno" href="#L{number}" '
         f'data-line="{number}" aria-label="Line {number}" tabindex="-1"></a>{line}\n</span>'
@@ -266,4 +323,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-merge-info", merge_pages)
     app.connect("doctree-resolved", add_captions)
     app.connect("html-collect-pages", source_pages)
+    app.connect("html-page-context", add_pictures)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -28,6 +28,7 @@ from tangle import (
     files_on_disk,
     header_digest,
     is_edited,
+    is_python,
     render_imports,
     tangle,
     write_atomically,
@@ -140,7 +141,7 @@ def line_edit(result: Tangled, old: list[Line], start: int, stop: int, new: list
 def edits_of(result: Tangled, text: str) -> list[Edit]:
     """Find out which cells an edited file's edits belong to."""
     try:
-        tree = ast.parse(text)
+        tree = ast.parse(text if is_python(result.target) else "")
     except SyntaxError as error:
         raise TangleError(
             f"{result.target}:{error.lineno}: {error.msg}; nothing was changed"
