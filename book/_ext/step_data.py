@@ -46,15 +46,15 @@ def probabilities(scores: np.ndarray) -> np.ndarray:
     return powers / powers.sum(-1, keepdims=True)
 
 
-def likeliest(stream: np.ndarray, lens: Callable[[np.ndarray], np.ndarray]) -> Arrays:
+def likeliest(scores: np.ndarray) -> Arrays:
     """The likeliest tokens if the model stopped at a depth, and how likely its answer is there.
 
-    One depth at a time, as the scores of all would fill the memory.
+    One depth at a time, as the probabilities at all would take much memory beside the scores.
     """
-    answer = lens(stream[-1]).argmax(-1)  # (T,)
+    answer = scores[-1].argmax(-1)  # (T,)
     ids, p, sure = [], [], []
-    for x in stream:
-        all_p = probabilities(lens(x))  # (T, V)
+    for at_depth in scores:  # (T, V)
+        all_p = probabilities(at_depth)
         best = np.argpartition(-all_p, LIKELIEST, axis=-1)[:, :LIKELIEST]  # in any order
         order = np.argsort(-np.take_along_axis(all_p, best, axis=-1), axis=-1)
         best = np.take_along_axis(best, order, axis=-1)
@@ -131,6 +131,15 @@ def readable(piece: bytes) -> str:
         return "".join(f"<0x{byte:02X}>" for byte in piece)
 
 
+def step_file(runs: dict[str, Any], which: int) -> Arrays:
+    """The arrays of both models in one file, as `gpt2.stream`; 0: the data, 1: the vectors."""
+    return {
+        f"{model}.{name}": array
+        for model, run in runs.items()
+        for name, array in run[which].items()
+    }
+
+
 def gpt2_steps(
     model: torch.nn.Module, tokenizer: Any, text: str
 ) -> tuple[Arrays, Arrays, dict[str, Any]]:
@@ -145,7 +154,7 @@ def gpt2_steps(
     data["embedding"] = length(np.stack(parts))  # (2, T), the token's part and the place's
     data["heads"] = of_heads(seen.collected, out)
     data |= strongest(seen.units, down)
-    data |= likeliest(seen.stream, lambda x: gpt2_lens(model, x))
+    data |= likeliest(gpt2_lens(model, seen.stream))
     L, _, F = seen.units.shape
     _, H, _, d = seen.q.shape
     about = {"L": L, "H": H, "K": H, "d": d, "C": seen.stream.shape[-1], "F": F}
@@ -173,7 +182,7 @@ def gemma3_steps(
     data["heads"] = of_heads(seen.collected, maps("self_attn.o_proj"))
     down = maps("mlp.down_proj")
     data |= strongest(seen.units, down, gate=steps["gate"], up=steps["up"])
-    data |= likeliest(seen.stream, lambda x: gemma3_lens(config, params, x))
+    data |= likeliest(gemma3_lens(config, params, seen.stream))
     L, H, _, d = seen.q.shape
     about = {"L": L, "H": H, "K": config.num_key_value_heads, "d": d, "C": C}
     about |= {"F": seen.units.shape[-1], "context": config.context}
