@@ -16,7 +16,7 @@ play.define("steps", async (root, picture) => {
     part: "pattern",
     model: MODELS[0], // the one that leads, if both go in step
     lock: true,
-    layer: { gpt2: 0, gemma3: 0 },
+    layer: { gpt2: Infinity, gemma3: 0 }, // at first near the end, where there is most to see
     position: { gpt2: 0, gemma3: 0 },
     head: { gpt2: 0, gemma3: 0 },
   };
@@ -148,6 +148,7 @@ play.define("steps", async (root, picture) => {
       return;
     }
     if (start) for (const model of MODELS) state.position[model] = runs[model].T - 1;
+    if (state.layer.gpt2 === Infinity) state.layer.gpt2 = Math.round(0.85 * (runs.gpt2.about.L - 1));
     for (const panel of panels) panel.take(runs[panel.model]);
     update();
   }
@@ -186,7 +187,10 @@ play.define("steps", async (root, picture) => {
 
   // ------------------------------------------------------------------------------- small things
 
-  const percent = (p) => (p >= 0.0995 ? `${Math.round(100 * p)} %` : `${(100 * p).toFixed(1)} %`);
+  const percent = (p) => {
+    if (p < 0.0005) return "< 0.1 %";
+    return p >= 0.0995 ? `${Math.round(100 * p)} %` : `${(100 * p).toFixed(1)} %`;
+  };
   const number = (x) => {
     if (Math.abs(x) >= 1000) return Math.round(x).toLocaleString("en");
     return x.toFixed(Math.abs(x) >= 100 ? 0 : Math.abs(x) >= 1 ? 1 : 2);
@@ -252,8 +256,8 @@ play.define("steps", async (root, picture) => {
       });
       this.summary = play.el("div", { class: "steps-summary" });
       this.details = play.el("div", { class: "steps-details" });
-      this.element = play.el("section", {
-        class: "steps-panel", tabindex: "0", "aria-label": `${NAMES[model]}: arrow keys choose token and block`,
+      this.element = play.el("div", {
+        class: "steps-panel", role: "group", tabindex: "0", "aria-label": `${NAMES[model]}: arrow keys choose token and block`,
         onkeydown: (event) => this.key(event),
       },
       play.el("div", { class: "steps-title" }, play.el("strong", {}, NAMES[model]), this.facts),
@@ -298,7 +302,7 @@ play.define("steps", async (root, picture) => {
     take(run) {
       this.run = run;
       const { L, H, K, C } = run.about;
-      this.facts.textContent = ` ${L} blocks, ${H} heads${K < H ? ` on ${K} of keys` : ""}, ${C} features`;
+      this.facts.textContent = ` ${L} blocks, ${H} heads${K < H ? ` on ${K} k and v` : ""}, ${C} features`;
       this.slider.input.max = L - 1;
       this.buttons = run.about.tokens.map(({ id, text }, position) => play.el("button", {
         type: "button", class: "steps-token", title: `token ${position}, id ${id}`,
@@ -333,28 +337,29 @@ play.define("steps", async (root, picture) => {
     /* The block as a drawing; what the other model lacks is orange, the chosen part filled. */
     draw() {
       const gemma = this.model === "gemma3";
-      const box = (part, x, y, text, { own = false, width = 58 } = {}) => {
+      const box = (part, x, y, text, { own = false, width = 58, more } = {}) => {
         const classes = `steps-box${own ? " steps-own" : ""}${part === state.part ? " steps-on" : ""}`;
         return play.svg("g", { class: classes, "data-part": part, onclick: () => { state.model = this.model; show(part); } },
-          play.svg("rect", { x: x - width / 2, y: y - 12, width, height: 24, rx: 5 }),
-          play.svg("text", { x, y: y + 4 }, text));
+          play.svg("rect", { x: x - width / 2, y: y - (more ? 18 : 12), width, height: more ? 36 : 24, rx: 5 }),
+          play.svg("text", { x, y: y + (more ? -3 : 4) }, text),
+          more ? play.svg("text", { x, y: y + 12 }, more) : null);
       };
       const plus = (x) => play.svg("g", { class: "steps-plus" },
         play.svg("circle", { cx: x, cy: 130, r: 8 }),
         play.svg("path", { d: `M${x - 4} 130h8m-4 -4v8` }));
       const { H, K } = this.run.about;
-      return play.svg("svg", { viewBox: "0 0 440 152" },
-        play.svg("rect", { class: "steps-frame", x: 69, y: 2, width: 308, height: 148, rx: 8 }),
+      return play.svg("svg", { viewBox: "0 0 440 154" },
+        play.svg("rect", { class: "steps-frame", x: 63, y: 2, width: 314, height: 148, rx: 8 }),
         play.svg("path", { class: "steps-stream", d: "M6 130H434" }),
         play.svg("path", { class: "steps-flow steps-line-blue", d: "M104 130V20H232V122" }),
         play.svg("path", { class: "steps-flow steps-line-green", d: "M296 130V56H346V122" }),
         play.svg("text", { class: "steps-label steps-text-blue", x: 168, y: gemma ? 60 : 52 }, "attention"),
         gemma ? play.svg("text", { class: "steps-label steps-text-own", x: 168, y: 76 }, this.kind()) : null,
         play.svg("text", { class: "steps-label", x: 321, y: 24 }, `block ${this.layer}`),
-        box("embedding", 34, 130, gemma ? "embed" : "embed + place", { own: !gemma, width: gemma ? 54 : 64 }),
-        box("norm", 104, 92, gemma ? "RMS norm" : "LayerNorm", { width: 62 }),
+        box("embedding", 31, 130, "embed", { own: !gemma, width: 54, more: gemma ? null : "+ place" }),
+        box("norm", 104, 92, gemma ? "RMSNorm" : "LayerNorm", { width: 74 }),
         box("qkv", 104, 56, K < H ? `${H}q ${K}k ${K}v` : "q k v", { own: K < H }),
-        gemma ? box("qkv", 104, 20, "QK-norm", { own: true }) : null,
+        gemma ? box("qkv", 104, 20, "QK-norm", { own: true, width: 62 }) : null,
         gemma ? box("rope", 168, 20, "RoPE", { own: true, width: 50 }) : null,
         box("pattern", 232, 20, "pattern"),
         box("values", 232, 56, "values"),
@@ -492,12 +497,12 @@ play.define("steps", async (root, picture) => {
         bars([
           bar("row of the id", token / most, number(token)),
           model === "gpt2" ? bar(`+ row of place ${position}`, place / most, number(place), { color: "orange" }) : null,
-          bar("stream at the start", start / most, number(start)),
+          bar("= stream", start / most, number(start)),
         ]),
         own(model === "gpt2"
           ? "Where the token stands is a vector of its own, added once and for all."
           : `The row is multiplied by √${run.about.C}. Nothing says yet where the token stands; RoPE will, in each block.`),
-        play.el("p", { class: "play-muted" }, "The output embedding applied at once, before any block, would say:"),
+        play.el("p", { class: "play-muted" }, "Before any block, the final norm and the output embedding would say:"),
         likeliest(run, 0, position),
       ].filter(Boolean);
     },
@@ -517,7 +522,7 @@ play.define("steps", async (root, picture) => {
       ])));
       return [...rows, own(model === "gpt2"
         ? "LayerNorm takes the mean away, divides by the standard deviation, and multiplies and shifts each feature. What a branch gives is added as it is."
-        : "RMSNorm takes no mean away and shifts nothing. A second norm stands behind each branch: what it gives has little say in how much is added.")];
+        : "RMSNorm takes no mean away and shifts nothing. A second norm stands behind each branch, so that its weights decide how long a vector is added, however long it came.")];
     },
 
     qkv(panel) {
@@ -546,7 +551,6 @@ play.define("steps", async (root, picture) => {
       const { d, layers } = run.about;
       const { theta } = layers[layer];
       const half = d / 2;
-      const shown = [0, 4, 8, 16, 32, 64].filter((pair) => pair < half);
       return [
         panel.heads(),
         own(`Feature i and feature i + ${half} are a pair, which is turned by ${position} · ${theta.toLocaleString("en")}^(−i/${half}) radians. This ${panel.kind()} block has the base ${theta.toLocaleString("en")}.`),
@@ -554,14 +558,17 @@ play.define("steps", async (root, picture) => {
           const q = vectors.vector("q_norm", layer, head, position);
           const turned = vectors.vector("q", layer, head, position);
           const most = largest([q, turned]);
-          const row = (name, values) => play.el("div", { class: "steps-bar" },
-            play.el("span", { class: "steps-name" }, name), strip(values, most), play.el("span", { class: "steps-number" }));
+          const size = (pair) => Math.hypot(q[pair], q[pair + half]);
+          const longest = Array.from({ length: half }, (_, pair) => pair)
+            .sort((a, b) => size(b) - size(a)).slice(0, 6).sort((a, b) => a - b);
           const k = [vectors.vector("k_norm", layer, shared, position), vectors.vector("k", layer, shared, position)];
-          const k_row = (name, values) => play.el("div", { class: "steps-bar" },
-            play.el("span", { class: "steps-name" }, name), strip(values, largest(k)), play.el("span", { class: "steps-number" }));
+          const row = (name, values, scale) => play.el("div", { class: "steps-bar" },
+            play.el("span", { class: "steps-name" }, name), strip(values, scale));
           return [
-            play.el("div", { class: "steps-strips" }, row("q before", q), row("q turned", turned), k_row("k before", k[0]), k_row("k turned", k[1])),
-            play.el("div", { class: "steps-dials" }, shown.map((pair) => dial(pair, q, turned, half, position * theta ** (-pair / half)))),
+            play.el("div", { class: "steps-strips" }, row("q before", q, most), row("q turned", turned, most),
+              row("k before", k[0], largest(k)), row("k turned", k[1], largest(k))),
+            play.el("p", { class: "play-muted" }, "The six longest pairs of q, before (grey) and after:"),
+            play.el("div", { class: "steps-dials" }, longest.map((pair) => dial(pair, q, turned, half, position * theta ** (-pair / half)))),
           ];
         }),
       ];
@@ -573,8 +580,8 @@ play.define("steps", async (root, picture) => {
       const note = model === "gemma3"
         ? own(panel.kind() === "local"
           ? `Block ${layer} is local: a query sees the last ${run.about.layers[layer].window} tokens${run.T <= run.about.layers[layer].window ? ", here all" : ""}.`
-          : `Block ${layer} is global: a query sees all tokens before it.`)
-        : own("Every block of GPT-2 sees all tokens before it.");
+          : `Block ${layer} is global: a query sees all tokens up to its own.`)
+        : own("In every block of GPT-2 a query sees all tokens up to its own.");
       return [
         panel.heads(),
         play.el("div", { class: "steps-pattern" },
@@ -615,7 +622,7 @@ play.define("steps", async (root, picture) => {
       const [gates, ups] = model === "gemma3" ? [of("unit_gate"), of("unit_up")] : [];
       const most = Math.max(...adds);
       return [
-        play.el("p", {}, `The ${units.length} of ${run.about.F.toLocaleString("en")} hidden units that add most: how much, and ${model === "gemma3" ? "gate × up" : "their activation"}.`),
+        play.el("p", {}, `The ${units.length} of ${run.about.F.toLocaleString("en")} hidden units that add most: how much${model === "gemma3" ? " (before the norm), and gate × up" : ", and their activation"}.`),
         bars(units.map((unit, i) => bar(`unit ${unit}`, adds[i] / most,
           `${number(adds[i])} (${gates ? `${signed(gates[i])} × ${signed(ups[i])}` : signed(values[i])})`, { color: "green" }))),
         own(model === "gpt2"
@@ -723,7 +730,7 @@ play.define("steps", async (root, picture) => {
       play.el("span", { class: "steps-dot steps-blue" }), "attention ",
       play.el("span", { class: "steps-dot steps-green" }), "MLP ",
       play.el("span", { class: "steps-dot steps-orange" }), "only in this model. ",
-      "Keys in a model: ← → token, ↑ ↓ block."),
+      "Underlined blocks are global. Keys in a model: ← → token, ↑ ↓ block."),
     spoken,
   );
 
