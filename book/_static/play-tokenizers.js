@@ -1,0 +1,535 @@
+/* Two tokenizers on the reader's own text: GPT-2's and Gemma's tokens in boxes above each other,
+   what each needs, and the joins of one word in their order.
+
+   The chapter sends the tokens of some prepared texts, so that there is something to see at once.
+   The vocabularies are loaded when the reader types, or looks at joins; from then on everything
+   is computed here, by src/gpt2.js and gemma3-tokenizer.js. */
+
+"use strict";
+
+const NAMES = { gpt2: "GPT-2", gemma: "Gemma 3" };
+const LONGEST = 20000; // characters of a text
+const MOST_PARTS = 48; // of a word whose joins are drawn
+const IN_ADDRESS = 1500; // characters of a text that the address takes
+const LINE = 150; // groups of tokens that are laid out together
+
+/* ------------------------------------------------------------------------------ tokens of a text */
+
+/* Where in a text's bytes each of some byte strings lies, if they are the text in this order. To
+   Gemma a typed "▁", three bytes, is a space. */
+function placed(original, strings) {
+  let end = 0;
+  return strings.map((bytes) => {
+    const begin = end;
+    for (const byte of bytes) end += byte === 0x20 && original[end] !== 0x20 ? 3 : 1;
+    return { bytes, begin, end };
+  });
+}
+
+/* Groups of tokens between places where both tokenizers cut, but never within a character. */
+function groups(original, tokens) {
+  const cuts = new Set(tokens.gpt2.map((token) => token.end));
+  const shared = tokens.gemma
+    .map((token) => token.end)
+    .filter((end) => cuts.has(end) && (original[end] & 0xc0) !== 0x80);
+  const next = { gpt2: 0, gemma: 0 };
+  return shared.map((end) => {
+    const group = { end };
+    for (const who of Object.keys(NAMES)) {
+      const first = next[who];
+      while (next[who] < tokens[who].length && tokens[who][next[who]].end <= end) next[who]++;
+      group[who] = tokens[who].slice(first, next[who]);
+    }
+    group.begin = group.gpt2[0].begin;
+    group.same = group.gpt2.length === 1 && group.gemma.length === 1;
+    return group;
+  });
+}
+
+/* Words as a browser finds them, in Chinese and Thai too. */
+function countWords(text) {
+  const segments = new Intl.Segmenter("en", { granularity: "word" }).segment(text);
+  let count = 0;
+  for (const segment of segments) count += segment.isWordLike;
+  return count;
+}
+
+/* ------------------------------------------------------------------------------------------ joins */
+
+/* The joins of words, each a list of parts to begin with: one word after the other, and of the
+   pairs in a word that make a token the one with the lowest id first. Gives a row for each join:
+   the parts, which of them was made and its id, and the pairs that are possible next. */
+function joins(words, find) {
+  let parts = words.flatMap((word, n) => word.map((bytes) => ({ bytes, word: n })));
+  const rows = [];
+  for (let made = {}; ;) {
+    const pairs = parts.slice(1).flatMap((right, place) => {
+      const left = parts[place];
+      const bytes = Uint8Array.of(...left.bytes, ...right.bytes);
+      const id = left.word === right.word ? find(bytes) : undefined;
+      return id === undefined ? [] : [{ bytes, id, place, word: left.word }];
+    });
+    pairs.sort((a, b) => a.word - b.word || a.id - b.id || a.place - b.place);
+    const next = pairs.filter((pair) => pair.word === pairs[0].word);
+    rows.push({ parts, next, ...made });
+    if (!next.length) return rows;
+    const [{ bytes, id, place, word }] = next;
+    parts = parts.toSpliced(place, 2, { bytes, word });
+    made = { place, id };
+  }
+}
+
+/* ----------------------------------------------------------------------------------- vocabularies */
+
+async function unzip(array) {
+  const stream = new Blob([array]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+function addScript(path) {
+  const src = document.documentElement.dataset.content_root + path;
+  return new Promise((resolve, reject) => {
+    const onerror = () => reject(new Error(`The script ${path} is missing.`));
+    document.head.append(play.el("script", { src, onload: resolve, onerror }));
+  });
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
+
+/* Each tokenizer as this picture needs it, all in bytes: the ids of a text, the bytes of a token,
+   the words, the parts that joins begin with, and the id of a part. */
+async function loadGemma(picture, progress) {
+  const [{ tensors }] = await Promise.all([
+    picture.load("gemma-vocabulary", progress),
+    addScript("_static/gemma3-tokenizer.js"),
+  ]);
+  const text = decoder.decode(await unzip(tensors.text.data));
+  const lengths = await unzip(tensors.lengths.data);
+  const gemma = new GemmaTokenizer(text, lengths, tensors.special.data, tensors.bytes.data);
+  const find = (bytes) => gemma.id.get(new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes));
+  return {
+    encode: (words) => gemma.encode(words),
+    tokenBytes: (id) => gemma.tokenBytes(id),
+    words: (words) => gemma.words(words).map((word) => encoder.encode(word)),
+    parts: (bytes) => gemma.parts(decoder.decode(bytes)).map((part) => encoder.encode(part)),
+    find,
+  };
+}
+
+async function loadGpt2(picture, progress) {
+  const [{ tensors }] = await Promise.all([
+    picture.load("gpt2-vocabulary", progress),
+    addScript("_static/gpt2-tmp.js"),
+  ]);
+  const gpt2 = new TmpGpt2(await unzip(tensors.bytes.data), await unzip(tensors.lengths.data));
+  const key = (bytes) => Array.from(bytes, (b) => String.fromCharCode(b)).join("");
+  return {
+    encode: (words) => gpt2.encode(words),
+    tokenBytes: (id) => Uint8Array.from(gpt2.tokens[id], (c) => c.charCodeAt(0)),
+    words: (words) => gpt2.words(words).map((word) => encoder.encode(word)),
+    parts: (bytes) => [...bytes].map((b) => Uint8Array.of(b)),
+    find: (bytes) => gpt2.id.get(key(bytes)),
+  };
+}
+
+/* -------------------------------------------------------------------------------- what is written */
+
+const INVISIBLE = /^[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]+$/u;
+const CONTROL = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
+
+const codePoint = (character) =>
+  `U+${character.codePointAt().toString(16).toUpperCase().padStart(4, "0")}`;
+
+const hex = (bytes) => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
+
+/* How a token is shown: its text with what is invisible made visible, or its bytes, where these
+   are no whole characters. */
+function shown(bytes) {
+  let text;
+  try {
+    text = decoder.decode(bytes);
+  } catch {
+    return { text: hex(bytes), raw: true };
+  }
+  const visible = text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
+  if (INVISIBLE.test(visible)) return { text: [...visible].map(codePoint).join(" "), raw: true };
+  return { text: visible.replace(CONTROL, codePoint), raw: false };
+}
+
+const number = (value, digits = 0) =>
+  Number.isFinite(value)
+    ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })
+    : "–";
+
+function box(bytes, attributes = {}) {
+  const { text, raw } = shown(bytes);
+  return play.el("span", { class: raw ? "tz-piece tz-raw" : "tz-piece", ...attributes }, text);
+}
+
+/* -------------------------------------------------------------------------------------- the parts */
+
+/* The table of what each tokenizer needs. */
+function countsTable(text, original, tokens) {
+  const [words, characters] = [countWords(text), [...text].length];
+  const most = Math.max(tokens.gpt2.length, tokens.gemma.length, 1);
+  const head = ["", "tokens", "tokens a word", "characters a token", "bytes a token"];
+  return play.el(
+    "table",
+    { class: "tz-counts" },
+    play.el("thead", {}, play.el("tr", {}, head.map((cell) => play.el("th", { scope: "col" }, cell)))),
+    play.el("tbody", {}, Object.entries(NAMES).map(([who, name]) => {
+      const n = tokens[who].length;
+      const values = [[n / words, 2], [characters / n, 2], [original.length / n, 2]];
+      return play.el(
+        "tr",
+        { class: `tz-${who}` },
+        play.el("th", { scope: "row" }, name),
+        play.el(
+          "td",
+          { class: "tz-total" },
+          play.el("span", { class: "tz-bar", style: `width: ${(100 * n) / most}%` }),
+          play.el("span", { class: "tz-number" }, number(n)),
+        ),
+        values.map(([value, digits]) => play.el("td", {}, number(value, digits))),
+      );
+    })),
+  );
+}
+
+/* The boxes of both tokenizers. Lines break where the text does. */
+function boxes(list) {
+  const lines = [[]];
+  for (const group of list) {
+    if (lines.at(-1).length === LINE) lines.push([]);
+    lines.at(-1).push(group);
+    if (group.gpt2.at(-1).bytes.at(-1) === 10) lines.push([]);
+  }
+  return lines.filter((line) => line.length).map((line) =>
+    play.el("div", { class: "tz-line" }, line.map((group) =>
+      play.el(
+        "span",
+        { class: group.same ? "tz-group" : "tz-group tz-differs" },
+        Object.keys(NAMES).map((who) =>
+          play.el("span", { class: `tz-row tz-${who}` }, group[who].map((token) =>
+            play.el(
+              "span",
+              {
+                class: token.n % 2 ? "tz-token tz-odd" : "tz-token", role: "button", tabindex: -1,
+                "data-who": who, "data-n": token.n, "data-id": token.id,
+              },
+              box(token.bytes),
+            )))),
+      ))));
+}
+
+/* The rows of joins of one tokenizer, the first k + 1 of them seen, and what comes next. */
+function ladder(who, rows, k, source) {
+  const last = Math.min(k, rows.length - 1);
+  const { next, parts } = rows[last];
+  const name = (bytes) => play.el("bdi", { class: "tz-word" }, shown(bytes).text);
+  const says = next.length
+    ? [next.length === 1 ? "One pair makes a token: " : `${next.length} pairs make a token; the lowest id has `,
+      name(next[0].bytes), `, ${number(next[0].id)}.`]
+    : [`No pair makes a token: ${parts.length === 1 ? "one part is" : `${parts.length} parts are`} left.`];
+  return play.el(
+    "div",
+    { class: `tz-ladder tz-${who}` },
+    play.el("h4", {}, NAMES[who], " ", source),
+    play.el("ol", {}, rows.map((row, n) =>
+      play.el(
+        "li",
+        { class: n > last ? "tz-later" : n === last ? "tz-now" : false, "aria-hidden": n > last && "true" },
+        play.el("span", { class: "tz-join" }, n ? number(row.id) : "parts"),
+        play.el("span", { class: "tz-parts" }, row.parts.map((part, i) => {
+          const classes = ["tz-piece"];
+          if (n && i === row.place) classes.push("tz-made");
+          if (i && part.word !== row.parts[i - 1].word) classes.push("tz-apart");
+          if (shown(part.bytes).raw) classes.push("tz-raw");
+          return box(part.bytes, { class: classes.join(" ") });
+        })),
+      ))),
+    play.el("p", { class: "tz-next" }, says),
+  );
+}
+
+/* ------------------------------------------------------------------------------------ the picture */
+
+play.define("tokenizers", (root, picture) => {
+  const { presets, megabytes } = picture.options;
+  const now = { preset: "", text: "", original: null, tokens: null, groups: [] };
+  let tokenizers = null; // both, once they are loaded
+  let loading = null; // a promise of it
+  let range = null; // of bytes, whose joins are shown
+  let part = ""; // of the picture that the address names
+
+  const choice = play.choice(
+    "Text",
+    { ...Object.fromEntries(Object.entries(presets).map(([key, { title }]) => [key, title])), "": "your own" },
+    { value: Object.keys(presets)[0], change: (key) => (key ? usePreset(key) : field.focus()) },
+  );
+  const field = play.el("textarea", {
+    class: "tz-text", dir: "auto", rows: 3, maxlength: LONGEST, spellcheck: "false",
+    "aria-label": "Text for both tokenizers", oninput: () => useText(field.value),
+  });
+  const loader = play.el("div", { class: "tz-loader" });
+  const counts = play.el("div", { class: "play-scroll" });
+  const summary = play.el("p", { class: "tz-summary", role: "status" });
+  const details = play.el("p", { class: "tz-details", "aria-live": "polite" });
+  const stage = play.el("div", {
+    class: "tz-stage", role: "group", "aria-label": "Tokens: left and right go along, up and down change the tokenizer, Enter shows joins",
+  });
+  const steps = play.el("div", { class: "tz-steps" });
+  root.append(
+    play.el("div", { class: "play-bar" }, choice.element), field, loader, counts, summary, stage,
+    details, steps,
+  );
+  offer();
+
+  /* ---- loading */
+
+  function offer() {
+    const button = play.el("button", { type: "button", onclick: ready }, "Load both vocabularies");
+    loader.replaceChildren(
+      button,
+      play.el("span", { class: "play-muted" }, ` ${number(megabytes, 1)} MB, for your own text and for joins. Typing loads them too.`),
+    );
+  }
+
+  /* Load both vocabularies, once. */
+  function ready() {
+    loading ??= load().catch((error) => {
+      loading = null; // so that it can be tried again
+      offer();
+      loader.append(play.el("p", { class: "play-error", role: "alert" }, error.message));
+      throw error;
+    });
+    return loading.then(() => true, () => false);
+  }
+
+  async function load() {
+    const bar = play.el("progress", { "aria-label": "Loading both vocabularies" });
+    loader.replaceChildren(bar, play.el("span", { class: "play-muted" }, " Loading both vocabularies …"));
+    const done = { gpt2: 0, gemma: 0 };
+    const progress = (who) => (bytes) => {
+      done[who] = bytes;
+      bar.value = Math.min(1, (done.gpt2 + done.gemma) / (megabytes * 1e6));
+    };
+    const [gpt2, gemma] = await Promise.all([
+      loadGpt2(picture, progress("gpt2")),
+      loadGemma(picture, progress("gemma")),
+    ]);
+    tokenizers = { gpt2, gemma };
+    loader.remove();
+  }
+
+  /* ---- the text */
+
+  function usePreset(key) {
+    const { text, gpt2, gemma } = presets[key];
+    field.value = text;
+    const original = encoder.encode(text);
+    const take = (list) => {
+      let end = 0;
+      return list.map(([id, size]) => ({ id, bytes: original.slice(end, (end += size)) }));
+    };
+    show(key, text, { gpt2: take(gpt2), gemma: take(gemma) });
+  }
+
+  async function useText(value) {
+    choice.input.value = "";
+    if (!(await ready()) || field.value !== value) return; // more was typed meanwhile
+    const text = value.toWellFormed();
+    const tokens = {};
+    for (const who of Object.keys(NAMES)) {
+      const { encode, tokenBytes } = tokenizers[who];
+      tokens[who] = encode(text).map((id) => ({ id, bytes: tokenBytes(id) }));
+    }
+    show("", text, tokens);
+  }
+
+  function show(preset, text, tokens) {
+    const original = encoder.encode(text);
+    for (const who of Object.keys(NAMES)) {
+      const places = placed(original, tokens[who].map((token) => token.bytes));
+      tokens[who] = places.map((place, n) => ({ ...place, n, id: tokens[who][n].id }));
+    }
+    Object.assign(now, { preset, text, original, tokens, groups: groups(original, tokens) });
+    choice.input.value = preset;
+    counts.replaceChildren(countsTable(text, original, tokens));
+    const { gpt2, gemma } = tokens;
+    const ends = new Set(gpt2.map((token) => token.end));
+    const both = gemma.filter((token) => ends.has(token.end)).length;
+    summary.textContent = text
+      ? `Both end a token at ${number(both)} places, GPT-2 alone at ${number(gpt2.length - both)}, Gemma alone at ${number(gemma.length - both)}. Lit is where they differ.`
+      : "No text, no tokens.";
+    const letter = text.match(/\p{L}/u)?.[0] ?? "";
+    stage.dir = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u.test(letter) ? "rtl" : "ltr";
+    stage.replaceChildren(...boxes(now.groups));
+    stage.querySelector(".tz-token")?.setAttribute("tabindex", 0);
+    details.textContent = "Point at a token for its bytes; press it for the joins of its word.";
+    range = null;
+    steps.replaceChildren();
+    remember();
+  }
+
+  /* ---- one token */
+
+  const find = (who, n) => stage.querySelector(`[data-who="${who}"][data-n="${n}"]`);
+  const tokenOf = (element) => now.tokens[element.dataset.who][element.dataset.n];
+
+  function describe(element) {
+    const { who } = element.dataset;
+    const token = tokenOf(element);
+    details.replaceChildren(
+      play.el("strong", {}, NAMES[who]),
+      `, token ${number(token.n + 1)} of ${number(now.tokens[who].length)}: `,
+      play.el("bdi", { class: "tz-word" }, shown(token.bytes).text),
+      ` · id ${number(token.id)} · ${token.bytes.length} byte${token.bytes.length > 1 ? "s" : ""}: `,
+      play.el("code", {}, hex(token.bytes)),
+    );
+    for (const old of stage.querySelectorAll(".tz-held")) old.classList.remove("tz-held");
+    for (const name of Object.keys(NAMES)) {
+      for (const { n, begin, end } of now.tokens[name]) {
+        if (begin < token.end && end > token.begin) find(name, n).classList.add("tz-held");
+      }
+    }
+  }
+
+  function moveTo(element) {
+    stage.querySelector('[tabindex="0"]')?.setAttribute("tabindex", -1);
+    element.setAttribute("tabindex", 0);
+    element.focus();
+  }
+
+  function onKey(event) {
+    const element = event.target.closest(".tz-token");
+    if (!element) return;
+    const { who } = element.dataset;
+    const { n, begin } = tokenOf(element);
+    const other = who === "gpt2" ? "gemma" : "gpt2";
+    const ahead = stage.dir === "rtl" ? "ArrowLeft" : "ArrowRight";
+    let next = null;
+    if (event.key === "Enter" || event.key === " ") choose(element);
+    else if (event.key === "ArrowLeft" || event.key === "ArrowRight") next = find(who, n + (event.key === ahead ? 1 : -1));
+    else if (event.key === "Home") next = find(who, 0);
+    else if (event.key === "End") next = find(who, now.tokens[who].length - 1);
+    else if (event.key === "ArrowUp" || event.key === "ArrowDown") {
+      next = find(other, now.tokens[other].findLast((token) => token.begin <= begin).n);
+    } else return;
+    event.preventDefault();
+    if (next) moveTo(next);
+  }
+
+  const over = (event) => {
+    const element = event.target.closest(".tz-token");
+    if (element) describe(element);
+  };
+  stage.addEventListener("mouseover", over);
+  stage.addEventListener("focusin", over);
+  stage.addEventListener("keydown", onKey);
+  stage.addEventListener("click", (event) => {
+    const element = event.target.closest(".tz-token");
+    if (element) {
+      moveTo(element);
+      choose(element);
+    }
+  });
+
+  /* ---- the joins of a word */
+
+  async function choose(element) {
+    const { begin } = tokenOf(element);
+    const { text } = now;
+    if ((await ready()) && text === now.text) showJoins(begin);
+  }
+
+  /* What is drawn for a place: all groups that GPT-2's word there touches, or, if that is long,
+     the group alone. */
+  function aroundPlace(place) {
+    const words = placed(now.original, tokenizers.gpt2.words(now.text));
+    const word = words.find(({ end }) => end > place);
+    const touched = now.groups.filter(({ begin, end }) => begin < word.end && end > word.begin);
+    const whole = { begin: touched[0].begin, end: touched.at(-1).end };
+    return whole.end - whole.begin > MOST_PARTS ? now.groups.find(({ end }) => end > place) : whole;
+  }
+
+  /* The parts that joins begin with in the range, by words. The ends of the range are ends of
+     tokens, over which no join leads, so what happens within is what happens in the whole text. */
+  function partsOf(who) {
+    const tokenizer = tokenizers[who];
+    const words = placed(now.original, tokenizer.words(now.text));
+    return words
+      .filter(({ begin, end }) => begin < range.end && end > range.begin)
+      .map((word) => {
+        const inside = now.tokens[who].filter(({ begin, end }) =>
+          begin >= Math.max(word.begin, range.begin) && end <= Math.min(word.end, range.end));
+        return tokenizer.parts(Uint8Array.from(inside.flatMap((token) => [...token.bytes])));
+      });
+  }
+
+  function showJoins(place) {
+    const { begin, end } = aroundPlace(place);
+    range = { begin, end };
+    remember();
+    const word = play.el("bdi", { class: "tz-word" }, shown(now.original.slice(begin, end)).text);
+    if (end - begin > MOST_PARTS) {
+      steps.replaceChildren(play.el("p", {}, "The joins of ", word, ` are too many to draw: it has ${number(end - begin)} bytes.`));
+      return;
+    }
+    const rows = {};
+    for (const who of Object.keys(NAMES)) rows[who] = joins(partsOf(who), tokenizers[who].find);
+    const last = Math.max(rows.gpt2.length, rows.gemma.length) - 1;
+    const view = play.el("div", { class: "tz-ladders" });
+    const draw = (k) =>
+      view.replaceChildren(...Object.keys(NAMES).map((who) => ladder(who, rows[who], k, picture.line(who))));
+    const slider = play.slider("Joins", {
+      min: 0, max: last, value: last, show: (k) => `${k} of ${last}`, change: draw,
+    });
+    draw(last);
+    const move = (by) => {
+      slider.input.valueAsNumber += by;
+      slider.input.dispatchEvent(new Event("input"));
+    };
+    steps.replaceChildren(
+      play.el("h3", {}, "The joins of ", word),
+      play.el(
+        "div",
+        { class: "play-bar" },
+        play.el("button", { type: "button", "aria-label": "One join back", onclick: () => move(-1) }, "◀"),
+        slider.element,
+        play.el("button", { type: "button", "aria-label": "One join on", onclick: () => move(1) }, "▶"),
+      ),
+      view,
+    );
+  }
+
+  /* ---- the address */
+
+  function remember() {
+    if (!started) return;
+    const state = now.preset ? { preset: now.preset } : now.text.length > IN_ADDRESS ? {} : { text: now.text };
+    if (range) Object.assign(state, { part: part || "gemma", at: range.begin });
+    picture.state = state;
+  }
+
+  async function restore(state) {
+    part = state.part in picture.lines ? state.part : "";
+    if (state.text !== undefined) {
+      field.value = state.text;
+      await useText(state.text);
+    } else {
+      usePreset(state.preset in presets ? state.preset : Object.keys(presets)[0]);
+    }
+    if (part && now.groups.length && (await ready())) {
+      const first = now.groups.find((group) => !group.same) ?? now.groups[0];
+      showJoins(state.at === undefined ? first.begin : Math.min(Number(state.at), now.original.length - 1));
+      steps.scrollIntoView({ block: "nearest" });
+    }
+  }
+
+  let started = false; // the address is the reader's until something is changed
+  usePreset(Object.keys(presets)[0]);
+  picture.onState(restore);
+  started = true;
+});
