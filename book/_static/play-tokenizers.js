@@ -11,7 +11,8 @@ const NAMES = { gpt2: "GPT-2", gemma: "Gemma 3" };
 const LONGEST = 20000; // characters of a text
 const MOST_PARTS = 48; // of a word whose joins are drawn
 const IN_ADDRESS = 1500; // characters of a text that the address takes
-const LINE = 150; // groups of tokens that are laid out together
+const WRAPS = 6; // tokens of a group that may need more than one line
+const LINE = 100; // groups of tokens in a line at most
 
 /* ------------------------------------------------------------------------------ tokens of a text */
 
@@ -95,7 +96,7 @@ function addScript(path) {
 }
 
 const encoder = new TextEncoder();
-const decoder = new TextDecoder("utf-8", { ignoreBOM: true, fatal: true });
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // U+FFFD for what is no UTF-8
 
 /* Each tokenizer as this picture needs it, all in bytes: the ids of a text, the bytes of a token,
    the words, the parts that joins begin with, and the id of a part. */
@@ -107,13 +108,12 @@ async function loadGemma(picture, progress) {
   const text = decoder.decode(await unzip(tensors.text.data));
   const lengths = await unzip(tensors.lengths.data);
   const gemma = new GemmaTokenizer(text, lengths, tensors.special.data, tensors.bytes.data);
-  const find = (bytes) => gemma.id.get(new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes));
   return {
     encode: (words) => gemma.encode(words),
     tokenBytes: (id) => gemma.tokenBytes(id),
     words: (words) => gemma.words(words).map((word) => encoder.encode(word)),
     parts: (bytes) => gemma.parts(decoder.decode(bytes)).map((part) => encoder.encode(part)),
-    find,
+    find: (bytes) => gemma.id.get(decoder.decode(bytes)),
   };
 }
 
@@ -146,12 +146,9 @@ const hex = (bytes) => [...bytes].map((byte) => byte.toString(16).padStart(2, "0
 /* How a token is shown: its text with what is invisible made visible, or its bytes, where these
    are no whole characters. */
 function shown(bytes) {
-  let text;
-  try {
-    text = decoder.decode(bytes);
-  } catch {
-    return { text: hex(bytes), raw: true };
-  }
+  const text = decoder.decode(bytes);
+  const whole = !text.includes("\ufffd") || hex(encoder.encode(text)) === hex(bytes);
+  if (!whole) return { text: hex(bytes), raw: true };
   const visible = text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
   if (INVISIBLE.test(visible)) return { text: [...visible].map(codePoint).join(" "), raw: true };
   return { text: visible.replace(CONTROL, codePoint), raw: false };
@@ -197,34 +194,40 @@ function countsTable(text, original, tokens) {
   );
 }
 
-/* The boxes of both tokenizers. Lines break where the text does. */
-function boxes(list) {
-  const lines = [[]];
+/* Yield the boxes of both tokenizers, line by line, as they are needed. Lines break where the text
+   does. Each box is noted with its token in tokenOf. */
+function* boxes(list, tokenOf) {
+  const models = new Map(); // a copy of a box is made faster than a box
+  const tokenBox = (who, token) => {
+    const key = `${who} ${token.id} ${token.n % 2}`;
+    if (!models.has(key)) {
+      const classes = token.n % 2 ? "tz-token tz-odd" : "tz-token";
+      const attributes = { class: classes, role: "button", tabindex: -1, "data-id": token.id };
+      models.set(key, play.el("span", attributes, box(token.bytes)));
+    }
+    token.element = models.get(key).cloneNode(true);
+    tokenOf.set(token.element, token);
+    return token.element;
+  };
+  const row = (who, tokens) => {
+    const long = tokens.length > WRAPS ? " tz-long" : "";
+    const classes = `tz-row tz-${who}${long}`;
+    return play.el("span", { class: classes }, tokens.map((token) => tokenBox(who, token)));
+  };
+  let line = [];
   for (const group of list) {
-    if (lines.at(-1).length === LINE) lines.push([]);
-    lines.at(-1).push(group);
-    if (group.gpt2.at(-1).bytes.at(-1) === 10) lines.push([]);
+    const both = Object.keys(NAMES).map((who) => row(who, group[who]));
+    line.push(play.el("span", { class: group.same ? "tz-group" : "tz-group tz-differs" }, both));
+    const ended = group.gpt2.at(-1).bytes.at(-1) === 10;
+    if (ended || line.length === LINE || group === list.at(-1)) {
+      yield play.el("div", { class: "tz-line" }, line);
+      line = [];
+    }
   }
-  return lines.filter((line) => line.length).map((line) =>
-    play.el("div", { class: "tz-line" }, line.map((group) =>
-      play.el(
-        "span",
-        { class: group.same ? "tz-group" : "tz-group tz-differs" },
-        Object.keys(NAMES).map((who) =>
-          play.el("span", { class: `tz-row tz-${who}` }, group[who].map((token) =>
-            play.el(
-              "span",
-              {
-                class: token.n % 2 ? "tz-token tz-odd" : "tz-token", role: "button", tabindex: -1,
-                "data-who": who, "data-n": token.n, "data-id": token.id,
-              },
-              box(token.bytes),
-            )))),
-      ))));
 }
 
 /* The rows of joins of one tokenizer, the first k + 1 of them seen, and what comes next. */
-function ladder(who, rows, k, source) {
+function ladder(who, rows, k, dir, source) {
   const last = Math.min(k, rows.length - 1);
   const { next, parts } = rows[last];
   const name = (bytes) => play.el("bdi", { class: "tz-word" }, shown(bytes).text);
@@ -241,7 +244,7 @@ function ladder(who, rows, k, source) {
         "li",
         { class: n > last ? "tz-later" : n === last ? "tz-now" : false, "aria-hidden": n > last && "true" },
         play.el("span", { class: "tz-join" }, n ? number(row.id) : "parts"),
-        play.el("span", { class: "tz-parts" }, row.parts.map((part, i) => {
+        play.el("span", { class: "tz-parts", dir }, row.parts.map((part, i) => {
           const classes = ["tz-piece"];
           if (n && i === row.place) classes.push("tz-made");
           if (i && part.word !== row.parts[i - 1].word) classes.push("tz-apart");
@@ -319,7 +322,7 @@ play.define("tokenizers", (root, picture) => {
       loadGpt2(picture, progress("gpt2")),
       loadGemma(picture, progress("gemma")),
     ]);
-    tokenizers = { gpt2, gemma };
+    tokenizers = play.tokenizers = { gpt2, gemma }; // the latter for the browser's console
     loader.remove();
   }
 
@@ -352,7 +355,7 @@ play.define("tokenizers", (root, picture) => {
     const original = encoder.encode(text);
     for (const who of Object.keys(NAMES)) {
       const places = placed(original, tokens[who].map((token) => token.bytes));
-      tokens[who] = places.map((place, n) => ({ ...place, n, id: tokens[who][n].id }));
+      tokens[who] = places.map((place, n) => ({ ...place, who, n, id: tokens[who][n].id }));
     }
     Object.assign(now, { preset, text, original, tokens, groups: groups(original, tokens) });
     choice.input.value = preset;
@@ -365,7 +368,11 @@ play.define("tokenizers", (root, picture) => {
       : "No text, no tokens.";
     const letter = text.match(/\p{L}/u)?.[0] ?? "";
     stage.dir = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u.test(letter) ? "rtl" : "ltr";
-    stage.replaceChildren(...boxes(now.groups));
+    now.tokenOf = new Map();
+    now.lines = boxes(now.groups, now.tokenOf);
+    stage.replaceChildren();
+    stage.scrollTop = 0;
+    fillStage();
     stage.querySelector(".tz-token")?.setAttribute("tabindex", 0);
     details.textContent = "Point at a token for its bytes; press it for the joins of its word.";
     range = null;
@@ -373,14 +380,24 @@ play.define("tokenizers", (root, picture) => {
     remember();
   }
 
+  /* Draw one more line, if there is one. */
+  function drawLine() {
+    const { value, done } = now.lines.next();
+    if (!done) stage.append(value);
+    return !done;
+  }
+
+  /* Draw as far as is seen, and a screen more: a long text has tens of thousands of tokens. */
+  function fillStage() {
+    while (stage.scrollHeight < stage.scrollTop + 2 * stage.clientHeight + 1 && drawLine());
+  }
+
+  stage.addEventListener("scroll", fillStage);
+
   /* ---- one token */
 
-  const find = (who, n) => stage.querySelector(`[data-who="${who}"][data-n="${n}"]`);
-  const tokenOf = (element) => now.tokens[element.dataset.who][element.dataset.n];
-
-  function describe(element) {
-    const { who } = element.dataset;
-    const token = tokenOf(element);
+  function describe(token) {
+    const { who } = token;
     details.replaceChildren(
       play.el("strong", {}, NAMES[who]),
       `, token ${number(token.n + 1)} of ${number(now.tokens[who].length)}: `,
@@ -390,8 +407,8 @@ play.define("tokenizers", (root, picture) => {
     );
     for (const old of stage.querySelectorAll(".tz-held")) old.classList.remove("tz-held");
     for (const name of Object.keys(NAMES)) {
-      for (const { n, begin, end } of now.tokens[name]) {
-        if (begin < token.end && end > token.begin) find(name, n).classList.add("tz-held");
+      for (const { element, begin, end } of now.tokens[name]) {
+        if (begin < token.end && end > token.begin) element?.classList.add("tz-held");
       }
     }
   }
@@ -405,25 +422,27 @@ play.define("tokenizers", (root, picture) => {
   function onKey(event) {
     const element = event.target.closest(".tz-token");
     if (!element) return;
-    const { who } = element.dataset;
-    const { n, begin } = tokenOf(element);
+    const { who, n, begin } = now.tokenOf.get(element);
     const other = who === "gpt2" ? "gemma" : "gpt2";
     const ahead = stage.dir === "rtl" ? "ArrowLeft" : "ArrowRight";
+    const own = now.tokens[who];
     let next = null;
     if (event.key === "Enter" || event.key === " ") choose(element);
-    else if (event.key === "ArrowLeft" || event.key === "ArrowRight") next = find(who, n + (event.key === ahead ? 1 : -1));
-    else if (event.key === "Home") next = find(who, 0);
-    else if (event.key === "End") next = find(who, now.tokens[who].length - 1);
+    else if (event.key === "ArrowLeft" || event.key === "ArrowRight") next = own[n + (event.key === ahead ? 1 : -1)];
+    else if (event.key === "Home") next = own[0];
+    else if (event.key === "End") next = own.at(-1);
     else if (event.key === "ArrowUp" || event.key === "ArrowDown") {
-      next = find(other, now.tokens[other].findLast((token) => token.begin <= begin).n);
+      next = now.tokens[other].findLast((token) => token.begin <= begin);
     } else return;
     event.preventDefault();
-    if (next) moveTo(next);
+    if (!next) return;
+    while (!next.element) drawLine();
+    moveTo(next.element);
   }
 
   const over = (event) => {
     const element = event.target.closest(".tz-token");
-    if (element) describe(element);
+    if (element) describe(now.tokenOf.get(element));
   };
   stage.addEventListener("mouseover", over);
   stage.addEventListener("focusin", over);
@@ -439,7 +458,7 @@ play.define("tokenizers", (root, picture) => {
   /* ---- the joins of a word */
 
   async function choose(element) {
-    const { begin } = tokenOf(element);
+    const { begin } = now.tokenOf.get(element);
     const { text } = now;
     if ((await ready()) && text === now.text) showJoins(begin);
   }
@@ -482,7 +501,7 @@ play.define("tokenizers", (root, picture) => {
     const last = Math.max(rows.gpt2.length, rows.gemma.length) - 1;
     const view = play.el("div", { class: "tz-ladders" });
     const draw = (k) =>
-      view.replaceChildren(...Object.keys(NAMES).map((who) => ladder(who, rows[who], k, picture.line(who))));
+      view.replaceChildren(...Object.keys(NAMES).map((who) => ladder(who, rows[who], k, stage.dir, picture.line(who))));
     const slider = play.slider("Joins", {
       min: 0, max: last, value: last, show: (k) => `${k} of ${last}`, change: draw,
     });
