@@ -31,39 +31,10 @@ class GemmaTokenizer {
     return word.match(GEMMA_PART).flatMap((part) => (this.id.has(part) ? [part] : [...part]));
   }
 
-  /* Token ids of one word: neighbours that make a piece are joined, lowest id first. */
+  /* Token ids of one word. A part that is no piece is a character, and is spelled in bytes. */
   merge(word) {
-    const n = word.length;
-    const end = new Int32Array(n + 1).fill(-1); // of the part that begins at i
-    const begin = new Int32Array(n + 1).fill(-1); // of the part that ends at j
-    const pairs = new Pairs();
-    const add = (i, j, k) => {
-      const id = this.id.get(word.slice(i, k));
-      if (id !== undefined) pairs.push([id * 2 ** 26 + i, i, j, k]); // by id, then from the left
-    };
-    let place = 0;
-    for (const part of this.parts(word)) {
-      const next = place + part.length;
-      [end[place], begin[next]] = [next, place];
-      if (place) add(begin[place], place, next);
-      place = next;
-    }
-    while (pairs.size) {
-      const [, a, b, c] = pairs.pop();
-      if (end[a] !== b || end[b] !== c) continue; // one of the two was joined to another
-      [end[a], begin[c], end[b]] = [c, a, -1];
-      if (a > 0) add(begin[a], a, c);
-      if (c < n) add(a, c, end[c]);
-    }
-    const ids = [];
-    for (let i = 0; i < n; i = end[i]) ids.push(...this.ids(word.slice(i, end[i])));
-    return ids;
-  }
-
-  /* A part that is no piece is a character, and is spelled in bytes. */
-  ids(part) {
-    const id = this.id.get(part);
-    return id === undefined ? [...new TextEncoder().encode(part)].map((b) => this.byteId[b]) : [id];
+    return joinNeighbours(this.parts(word), this.id).flatMap((part) =>
+      this.id.get(part) ?? Array.from(new TextEncoder().encode(part), (b) => this.byteId[b]));
   }
 
   encode(text) {
@@ -83,8 +54,41 @@ class GemmaTokenizer {
   }
 }
 
+/* Byte-pair encoding: neighbours that make a token are joined, lowest id first, until none do. */
+function joinNeighbours(parts, ids) {
+  const word = parts.join("");
+  const n = word.length;
+  const end = new Int32Array(n + 1).fill(-1); // of the part that begins at i
+  const begin = new Int32Array(n + 1).fill(-1); // of the part that ends at j
+  const pairs = new Heap();
+  const add = (i, j, k) => {
+    const id = ids.get(word.slice(i, k));
+    if (id !== undefined) pairs.push([id * 2 ** 26 + i, i, j, k]); // by id, then from the left
+  };
+  let place = 0;
+  for (const part of parts) {
+    const next = place + part.length;
+    end[place] = next;
+    begin[next] = place;
+    if (place > 0) add(begin[place], place, next);
+    place = next;
+  }
+  while (pairs.size > 0) {
+    const [, a, b, c] = pairs.pop();
+    if (end[a] !== b || end[b] !== c) continue; // one of the two was joined to another
+    end[a] = c;
+    begin[c] = a;
+    end[b] = -1;
+    if (a > 0) add(begin[a], a, c);
+    if (c < n) add(a, c, end[c]);
+  }
+  const joined = [];
+  for (let i = 0; i < n; i = end[i]) joined.push(word.slice(i, end[i]));
+  return joined;
+}
+
 /* A heap: arrays, of which pop gives the one whose first number is lowest. */
-class Pairs {
+class Heap {
   items = [];
 
   get size() {

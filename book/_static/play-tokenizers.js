@@ -9,6 +9,7 @@
 
 const NAMES = { gpt2: "GPT-2", gemma: "Gemma 3" };
 const LONGEST = 20000; // characters of a text
+const LONG_WORD = 200; // characters
 const MOST_PARTS = 48; // of a word whose joins are drawn
 const IN_ADDRESS = 1500; // characters of a text that the address takes
 const WRAPS = 6; // tokens of a group that may need more than one line
@@ -87,12 +88,18 @@ async function unzip(array) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+const scripts = {}; // promises, so that each is added once
+
 function addScript(path) {
   const src = document.documentElement.dataset.content_root + path;
-  return new Promise((resolve, reject) => {
-    const onerror = () => reject(new Error(`The script ${path} is missing.`));
+  scripts[path] ??= new Promise((resolve, reject) => {
+    const onerror = () => {
+      delete scripts[path]; // it may be tried again
+      reject(new Error(`The script ${path} is missing.`));
+    };
     document.head.append(play.el("script", { src, onload: resolve, onerror }));
   });
+  return scripts[path];
 }
 
 const encoder = new TextEncoder();
@@ -100,36 +107,59 @@ const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // U+FFFD for wha
 
 /* Each tokenizer as this picture needs it, all in bytes: the ids of a text, the bytes of a token,
    the words, the parts that joins begin with, and the id of a part. */
+
+async function loadGpt2(picture, progress) {
+  const [vocabulary, script] = await Promise.all([
+    picture.load("gpt2-vocabulary", progress),
+    picture.load("gpt2-js"), // src/gpt2.js, whose names are not for the page: others may have them
+    addScript("_static/gemma3-tokenizer.js"),
+  ]);
+  const bytes = await unzip(vocabulary.tensors.bytes.data);
+  const lengths = await unzip(vocabulary.tensors.lengths.data);
+  const source = decoder.decode(script.tensors.source.data);
+  const { Tokenizer, WORD, END_OF_TEXT } = new Function(
+    `${source}\nreturn { Tokenizer, WORD, END_OF_TEXT };`,
+  )();
+  const keyed = (string) => String.fromCharCode(...string); // a byte is a character, as in gpt2.js
+
+  /* gpt2.js looks at all pairs after each join. That is simple, and too slow for a long word. */
+  class Patient extends Tokenizer {
+    merge(word) {
+      if (word.length < LONG_WORD) return super.merge(word);
+      const parts = Array.from(encoder.encode(word), (byte) => keyed([byte]));
+      return joinNeighbours(parts, this.id).map((part) => this.id.get(part));
+    }
+  }
+
+  const gpt2 = new Patient(bytes, lengths);
+  const words = (text) =>
+    text
+      .split(END_OF_TEXT)
+      .flatMap((part) => [...(part.match(WORD) ?? []), END_OF_TEXT])
+      .slice(0, -1);
+  return {
+    encode: (text) => gpt2.encode(text),
+    tokenBytes: (id) => gpt2.token_bytes[id],
+    words: (text) => words(text).map((word) => encoder.encode(word)),
+    parts: (word) => (keyed(word) === END_OF_TEXT ? [word] : Array.from(word, (byte) => Uint8Array.of(byte))),
+    find: (part) => gpt2.id.get(keyed(part)),
+  };
+}
+
 async function loadGemma(picture, progress) {
   const [{ tensors }] = await Promise.all([
     picture.load("gemma-vocabulary", progress),
     addScript("_static/gemma3-tokenizer.js"),
   ]);
-  const text = decoder.decode(await unzip(tensors.text.data));
+  const pieces = decoder.decode(await unzip(tensors.text.data));
   const lengths = await unzip(tensors.lengths.data);
-  const gemma = new GemmaTokenizer(text, lengths, tensors.special.data, tensors.bytes.data);
+  const gemma = new GemmaTokenizer(pieces, lengths, tensors.special.data, tensors.bytes.data);
   return {
-    encode: (words) => gemma.encode(words),
+    encode: (text) => gemma.encode(text),
     tokenBytes: (id) => gemma.tokenBytes(id),
-    words: (words) => gemma.words(words).map((word) => encoder.encode(word)),
-    parts: (bytes) => gemma.parts(decoder.decode(bytes)).map((part) => encoder.encode(part)),
-    find: (bytes) => gemma.id.get(decoder.decode(bytes)),
-  };
-}
-
-async function loadGpt2(picture, progress) {
-  const [{ tensors }] = await Promise.all([
-    picture.load("gpt2-vocabulary", progress),
-    addScript("_static/gpt2-tmp.js"),
-  ]);
-  const gpt2 = new TmpGpt2(await unzip(tensors.bytes.data), await unzip(tensors.lengths.data));
-  const key = (bytes) => Array.from(bytes, (b) => String.fromCharCode(b)).join("");
-  return {
-    encode: (words) => gpt2.encode(words),
-    tokenBytes: (id) => Uint8Array.from(gpt2.tokens[id], (c) => c.charCodeAt(0)),
-    words: (words) => gpt2.words(words).map((word) => encoder.encode(word)),
-    parts: (bytes) => [...bytes].map((b) => Uint8Array.of(b)),
-    find: (bytes) => gpt2.id.get(key(bytes)),
+    words: (text) => gemma.words(text).map((word) => encoder.encode(word)),
+    parts: (word) => gemma.parts(decoder.decode(word)).map((part) => encoder.encode(part)),
+    find: (part) => gemma.id.get(decoder.decode(part)),
   };
 }
 
