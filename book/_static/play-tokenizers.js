@@ -15,7 +15,7 @@ const IN_ADDRESS = 1500; // characters of a text that the address takes
 const WRAPS = 6; // tokens of a group that may need more than one line
 const LINE = 100; // groups of tokens in a line at most
 
-/* ------------------------------------------------------------------------------ tokens of a text */
+/* ----------------------------------------------------------------------------- tokens of a text */
 
 /* Where in a text's bytes each of some byte strings lies, if they are the text in this order. To
    Gemma a typed "▁", three bytes, is a space. */
@@ -56,7 +56,7 @@ function countWords(text) {
   return count;
 }
 
-/* ------------------------------------------------------------------------------------------ joins */
+/* ---------------------------------------------------------------------------------------- joins */
 
 /* The joins of words, each a list of parts to begin with: one word after the other, and of the
    pairs in a word that make a token the one with the lowest id first. Gives a row for each join:
@@ -81,7 +81,7 @@ function joins(words, find) {
   }
 }
 
-/* ----------------------------------------------------------------------------------- vocabularies */
+/* --------------------------------------------------------------------------------- vocabularies */
 
 async function unzip(array) {
   const stream = new Blob([array]).stream().pipeThrough(new DecompressionStream("gzip"));
@@ -120,6 +120,7 @@ async function loadGpt2(picture, progress) {
   const { Tokenizer, WORD, END_OF_TEXT } = new Function(
     `${source}\nreturn { Tokenizer, WORD, END_OF_TEXT };`,
   )();
+  const single = (byte) => Uint8Array.of(byte);
   const keyed = (string) => String.fromCharCode(...string); // a byte is a character, as in gpt2.js
 
   /* gpt2.js looks at all pairs after each join. That is simple, and too slow for a long word. */
@@ -141,7 +142,7 @@ async function loadGpt2(picture, progress) {
     encode: (text) => gpt2.encode(text),
     tokenBytes: (id) => gpt2.token_bytes[id],
     words: (text) => words(text).map((word) => encoder.encode(word)),
-    parts: (word) => (keyed(word) === END_OF_TEXT ? [word] : Array.from(word, (byte) => Uint8Array.of(byte))),
+    parts: (word) => (keyed(word) === END_OF_TEXT ? [word] : Array.from(word, single)),
     find: (part) => gpt2.id.get(keyed(part)),
   };
 }
@@ -163,10 +164,13 @@ async function loadGemma(picture, progress) {
   };
 }
 
-/* -------------------------------------------------------------------------------- what is written */
+/* ------------------------------------------------------------------------------ what is written */
 
 const INVISIBLE = /^[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]+$/u;
 const CONTROL = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
+
+const FROM_THE_RIGHT = // a letter of these scripts
+  /[\p{sc=Arabic}\p{sc=Hebrew}\p{sc=Syriac}\p{sc=Thaana}\p{sc=Nko}\p{sc=Adlam}]/u;
 
 const codePoint = (character) =>
   `U+${character.codePointAt().toString(16).toUpperCase().padStart(4, "0")}`;
@@ -184,6 +188,8 @@ function shown(bytes) {
   return { text: visible.replace(CONTROL, codePoint), raw: false };
 }
 
+const muted = (text) => play.el("span", { class: "play-muted" }, text);
+
 const number = (value, digits = 0) =>
   Number.isFinite(value)
     ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })
@@ -194,7 +200,7 @@ function box(bytes, attributes = {}) {
   return play.el("span", { class: raw ? "tz-piece tz-raw" : "tz-piece", ...attributes }, text);
 }
 
-/* -------------------------------------------------------------------------------------- the parts */
+/* ------------------------------------------------------------------------------------ the parts */
 
 /* The table of what each tokenizer needs. */
 function countsTable(text, original, tokens) {
@@ -204,7 +210,11 @@ function countsTable(text, original, tokens) {
   return play.el(
     "table",
     { class: "tz-counts" },
-    play.el("thead", {}, play.el("tr", {}, head.map((cell) => play.el("th", { scope: "col" }, cell)))),
+    play.el(
+      "thead",
+      {},
+      play.el("tr", {}, head.map((cell) => play.el("th", { scope: "col" }, cell))),
+    ),
     play.el("tbody", {}, Object.entries(NAMES).map(([who, name]) => {
       const n = tokens[who].length;
       const values = [[n / words, 2], [characters / n, 2], [original.length / n, 2]];
@@ -260,11 +270,15 @@ function* boxes(list, tokenOf) {
 function ladder(who, rows, k, dir, source) {
   const last = Math.min(k, rows.length - 1);
   const { next, parts } = rows[last];
+  const left = parts.length > 1 ? `${parts.length} parts are` : "one part is";
   const name = (bytes) => play.el("bdi", { class: "tz-word" }, shown(bytes).text);
   const says = next.length
-    ? [next.length === 1 ? "One pair makes a token: " : `${next.length} pairs make a token; the lowest id has `,
-      name(next[0].bytes), `, ${number(next[0].id)}.`]
-    : [`No pair makes a token: ${parts.length === 1 ? "one part is" : `${parts.length} parts are`} left.`];
+    ? [
+      next.length > 1 ? `${next.length} pairs make a token; ` : "One pair makes a token: ",
+      name(next[0].bytes),
+      next.length > 1 ? ` has the lowest id, ${number(next[0].id)}.` : `, ${number(next[0].id)}.`,
+    ]
+    : [`No pair makes a token: ${left} left.`];
   return play.el(
     "div",
     { class: `tz-ladder tz-${who}` },
@@ -272,7 +286,7 @@ function ladder(who, rows, k, dir, source) {
     play.el("ol", {}, rows.map((row, n) =>
       play.el(
         "li",
-        { class: n > last ? "tz-later" : n === last ? "tz-now" : false, "aria-hidden": n > last && "true" },
+        { class: n > last && "tz-later", "aria-hidden": n > last && "true" },
         play.el("span", { class: "tz-join" }, n ? number(row.id) : "parts"),
         play.el("span", { class: "tz-parts", dir }, row.parts.map((part, i) => {
           const classes = ["tz-piece"];
@@ -286,7 +300,7 @@ function ladder(who, rows, k, dir, source) {
   );
 }
 
-/* ------------------------------------------------------------------------------------ the picture */
+/* ---------------------------------------------------------------------------------- the picture */
 
 play.define("tokenizers", (root, picture) => {
   const { presets, megabytes } = picture.options;
@@ -296,9 +310,10 @@ play.define("tokenizers", (root, picture) => {
   let range = null; // of bytes, whose joins are shown
   let part = ""; // of the picture that the address names
 
+  const titles = Object.entries(presets).map(([key, { title }]) => [key, title]);
   const choice = play.choice(
     "Text",
-    { ...Object.fromEntries(Object.entries(presets).map(([key, { title }]) => [key, title])), "": "your own" },
+    { ...Object.fromEntries(titles), "": "your own" },
     { value: Object.keys(presets)[0], change: (key) => (key ? usePreset(key) : field.focus()) },
   );
   const field = play.el("textarea", {
@@ -310,7 +325,8 @@ play.define("tokenizers", (root, picture) => {
   const summary = play.el("p", { class: "tz-summary", role: "status" });
   const details = play.el("p", { class: "tz-details", "aria-live": "polite" });
   const stage = play.el("div", {
-    class: "tz-stage", role: "group", "aria-label": "Tokens: left and right go along, up and down change the tokenizer, Enter shows joins",
+    class: "tz-stage", role: "group",
+    "aria-label": "Tokens. Left and right: along; up and down: the other tokenizer; Enter: joins",
   });
   const steps = play.el("div", { class: "tz-steps" });
   root.append(
@@ -322,10 +338,11 @@ play.define("tokenizers", (root, picture) => {
   /* ---- loading */
 
   function offer() {
-    const button = play.el("button", { type: "button", onclick: ready }, "Load both vocabularies");
+    const size = `${number(megabytes, 1)} MB`;
+    const onclick = async () => (await ready()) && field.focus();
     loader.replaceChildren(
-      button,
-      play.el("span", { class: "play-muted" }, ` ${number(megabytes, 1)} MB, for your own text and for joins. Typing loads them too.`),
+      play.el("button", { type: "button", onclick }, "Load both vocabularies"),
+      muted(` ${size}, for your own text and for joins. Typing loads them too.`),
     );
   }
 
@@ -342,7 +359,7 @@ play.define("tokenizers", (root, picture) => {
 
   async function load() {
     const bar = play.el("progress", { "aria-label": "Loading both vocabularies" });
-    loader.replaceChildren(bar, play.el("span", { class: "play-muted" }, " Loading both vocabularies …"));
+    loader.replaceChildren(bar, muted(" Loading both vocabularies …"));
     const done = { gpt2: 0, gemma: 0 };
     const progress = (who) => (bytes) => {
       done[who] = bytes;
@@ -393,11 +410,12 @@ play.define("tokenizers", (root, picture) => {
     const { gpt2, gemma } = tokens;
     const ends = new Set(gpt2.map((token) => token.end));
     const both = gemma.filter((token) => ends.has(token.end)).length;
+    const alone = [gpt2, gemma].map((list) => number(list.length - both));
     summary.textContent = text
-      ? `Both end a token at ${number(both)} places, GPT-2 alone at ${number(gpt2.length - both)}, Gemma alone at ${number(gemma.length - both)}. Lit is where they differ.`
+      ? `Both end a token at ${number(both)} places, GPT-2 alone at ${alone[0]}, `
+        + `Gemma alone at ${alone[1]}. Lit is where they differ.`
       : "No text, no tokens.";
-    const letter = text.match(/\p{L}/u)?.[0] ?? "";
-    stage.dir = /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u.test(letter) ? "rtl" : "ltr";
+    stage.dir = FROM_THE_RIGHT.test(text.match(/\p{L}/u)?.[0]) ? "rtl" : "ltr";
     now.tokenOf = new Map();
     now.lines = boxes(now.groups, now.tokenOf);
     stage.replaceChildren();
@@ -427,13 +445,13 @@ play.define("tokenizers", (root, picture) => {
   /* ---- one token */
 
   function describe(token) {
-    const { who } = token;
+    const { who, bytes } = token;
     details.replaceChildren(
       play.el("strong", {}, NAMES[who]),
       `, token ${number(token.n + 1)} of ${number(now.tokens[who].length)}: `,
-      play.el("bdi", { class: "tz-word" }, shown(token.bytes).text),
-      ` · id ${number(token.id)} · ${token.bytes.length} byte${token.bytes.length > 1 ? "s" : ""}: `,
-      play.el("code", {}, hex(token.bytes)),
+      play.el("bdi", { class: "tz-word" }, shown(bytes).text),
+      ` · id ${number(token.id)} · ${bytes.length > 1 ? `${bytes.length} bytes` : "1 byte"}: `,
+      play.el("code", {}, hex(bytes)),
     );
     for (const old of stage.querySelectorAll(".tz-held")) old.classList.remove("tz-held");
     for (const name of Object.keys(NAMES)) {
@@ -454,11 +472,13 @@ play.define("tokenizers", (root, picture) => {
     if (!element) return;
     const { who, n, begin } = now.tokenOf.get(element);
     const other = who === "gpt2" ? "gemma" : "gpt2";
-    const ahead = stage.dir === "rtl" ? "ArrowLeft" : "ArrowRight";
+    const keys = ["ArrowLeft", "ArrowRight"];
+    const [back, on] = stage.dir === "rtl" ? keys.toReversed() : keys;
     const own = now.tokens[who];
     let next = null;
     if (event.key === "Enter" || event.key === " ") choose(element);
-    else if (event.key === "ArrowLeft" || event.key === "ArrowRight") next = own[n + (event.key === ahead ? 1 : -1)];
+    else if (event.key === back) next = own[n - 1];
+    else if (event.key === on) next = own[n + 1];
     else if (event.key === "Home") next = own[0];
     else if (event.key === "End") next = own.at(-1);
     else if (event.key === "ArrowUp" || event.key === "ArrowDown") {
@@ -523,7 +543,8 @@ play.define("tokenizers", (root, picture) => {
     remember();
     const word = play.el("bdi", { class: "tz-word" }, shown(now.original.slice(begin, end)).text);
     if (end - begin > MOST_PARTS) {
-      steps.replaceChildren(play.el("p", {}, "The joins of ", word, ` are too many to draw: it has ${number(end - begin)} bytes.`));
+      const why = ` are too many to draw: it has ${number(end - begin)} bytes.`;
+      steps.replaceChildren(play.el("p", {}, "The joins of ", word, why));
       return;
     }
     const rows = {};
@@ -531,7 +552,8 @@ play.define("tokenizers", (root, picture) => {
     const last = Math.max(rows.gpt2.length, rows.gemma.length) - 1;
     const view = play.el("div", { class: "tz-ladders" });
     const draw = (k) =>
-      view.replaceChildren(...Object.keys(NAMES).map((who) => ladder(who, rows[who], k, stage.dir, picture.line(who))));
+      view.replaceChildren(...Object.keys(NAMES).map((who) =>
+        ladder(who, rows[who], k, stage.dir, picture.line(who))));
     const slider = play.slider("Joins", {
       min: 0, max: last, value: last, show: (k) => `${k} of ${last}`, change: draw,
     });
@@ -540,14 +562,16 @@ play.define("tokenizers", (root, picture) => {
       slider.input.valueAsNumber += by;
       slider.input.dispatchEvent(new Event("input"));
     };
+    const button = (label, sign, by) =>
+      play.el("button", { type: "button", "aria-label": label, onclick: () => move(by) }, sign);
     steps.replaceChildren(
       play.el("h3", {}, "The joins of ", word),
       play.el(
         "div",
         { class: "play-bar" },
-        play.el("button", { type: "button", "aria-label": "One join back", onclick: () => move(-1) }, "◀"),
+        button("One join back", "◀", -1),
         slider.element,
-        play.el("button", { type: "button", "aria-label": "One join on", onclick: () => move(1) }, "▶"),
+        button("One join on", "▶", 1),
       ),
       view,
     );
@@ -557,9 +581,10 @@ play.define("tokenizers", (root, picture) => {
 
   function remember() {
     if (!started) return;
-    const state = now.preset ? { preset: now.preset } : now.text.length > IN_ADDRESS ? {} : { text: now.text };
-    if (range) Object.assign(state, { part: part || "gemma", at: range.begin });
-    picture.state = state;
+    const { preset, text } = now;
+    const joins = range ? { part: part || "gemma", at: range.begin } : {};
+    if (preset) picture.state = { preset, ...joins };
+    else picture.state = text.length > IN_ADDRESS ? {} : { text, ...joins };
   }
 
   async function restore(state) {
@@ -572,7 +597,7 @@ play.define("tokenizers", (root, picture) => {
     }
     if (part && now.groups.length && (await ready())) {
       const first = now.groups.find((group) => !group.same) ?? now.groups[0];
-      showJoins(state.at === undefined ? first.begin : Math.min(Number(state.at), now.original.length - 1));
+      showJoins(Math.min(Number(state.at ?? first.begin) || 0, now.original.length - 1));
       steps.scrollIntoView({ block: "nearest" });
     }
   }
