@@ -21,7 +21,8 @@
   }
 
   /* Whole distances, the farther the sparser. */
-  const distances = [...new Set(Array.from({ length: POINTS + 1 }, (_, i) => Math.round(FARTHEST ** (i / POINTS))))];
+  const distances = [...new Set(Array.from({ length: POINTS + 1 }, (_, i) =>
+    Math.round(FARTHEST ** (i / POINTS))))];
   const across = (distance) => Math.log(distance) / Math.log(FARTHEST); // 0 to 1, from left to right
   const up = (value) => (value + 0.3) / 1.3;
 
@@ -49,8 +50,9 @@
     };
     const marks = Object.entries(layers).map(([kind, { theta }]) =>
       play.el("button", { type: "button", onclick: () => move("base", Math.log10(theta)) },
-        `${kind} layers: ${exact(theta)}`));
-    const run = play.el("button", { type: "button", "aria-pressed": "false", onclick: toggleRun }, "Let both walk");
+        `${kind}: ${exact(theta)}`));
+    const run = play.el("button", { type: "button", "aria-pressed": "false", onclick: toggleRun },
+      "Let both walk");
     const faces = drawn.map(face);
     const sentence = play.el("p", { class: "clock-product", "aria-live": "polite" });
     const spread = play.el("p");
@@ -98,7 +100,7 @@
       sentence.replaceChildren(
         `Query at m = ${exact(n + distance)}, key at n = ${exact(n)}: dot product `,
         play.el("output", {}, value.toFixed(3)),
-        `. At m = ${exact(distance)}, n = 0: ${product(omegas, distance, 0).toFixed(3)}.`,
+        `. With m = ${exact(distance)} and n = 0: ${product(omegas, distance, 0).toFixed(3)}.`,
       );
       const near = omegas.filter((omega) => distance * omega < Math.PI).length;
       spread.textContent = `A turn takes from ${text(2 * Math.PI)} tokens (pair 0) to ` +
@@ -130,15 +132,17 @@
       play.el("div", { class: "play-bar" }, controls.base.element, marks),
       play.el("div", { class: "clock-faces" }, faces.map(({ element }) => element)),
       play.el("p", { class: "play-muted" },
-        play.el("i", { class: "clock-query" }), " query ", play.el("i", { class: "clock-key" }),
-        " key; below each pair, how many tokens a turn takes. ", picture.line("angle")),
+        play.el("i", { class: "clock-query" }), " query ", play.el("i", { class: "clock-key" }), " key ",
+        play.el("i", { class: "clock-sector" }), " less than half a turn apart. ",
+        "Below each pair: how many tokens a turn takes. ", picture.line("angle")),
       sentence, spread,
       play.el("div", { class: "clock-plot" },
         play.svg("svg", { viewBox: "0 0 1000 100", preserveAspectRatio: "none", role: "img",
-          "aria-label": "The dot product over the distance falls along a wavering line from 1 towards 0, the later the larger the base." },
+          "aria-label": "The dot product falls with the distance, wavering; the larger the base, the later." },
           play.svg("path", { class: "clock-zero", d: `M0 ${zero}H1000` }), curve),
-        windows, dot, ticks[0] && play.el("div", { class: "clock-ticks", "aria-hidden": "true" }, ticks)),
-      play.el("p", { class: "play-muted" }, "Dot product of two equal vectors, divided by the number of pairs, over the distance in tokens. ", picture.line("turn")),
+        windows, dot, play.el("div", { class: "clock-ticks", "aria-hidden": "true" }, ticks)),
+      play.el("p", { class: "play-muted" },
+        "The dot product, divided by the number of pairs, over the distance in tokens. ", picture.line("turn")),
     );
     draw(true);
 

@@ -27,7 +27,7 @@
 
   play.define("window", (root, picture) => {
     const { tokens, window } = picture.options;
-    const state = { tokens, window, layer: "local", reading: "prompt", bug: false, query: 0 };
+    const state = { tokens, window, layer: "local", reading: "prompt", bug: false, query: tokens >> 1 };
     let right, shown; // the rows without the bug, and as they are now
 
     function set(name, value) {
@@ -51,7 +51,7 @@
       bug: play.toggle("The bug: only the last keys, for all queries", {
         value: false, change: change("bug"),
       }),
-      query: play.slider("Query", { min: 0, max: tokens - 1, value: 0, change: change("query") }),
+      query: play.slider("Query", { min: 0, max: tokens - 1, value: state.query, change: change("query") }),
     };
     const grid = play.el("div", { class: "window-grid", role: "img" });
     const ring = play.el("p", { class: "window-ring" });
@@ -63,16 +63,14 @@
       right = rows({ ...state, bug: false });
       shown = rows(state);
       grid.style.setProperty("--tokens", state.tokens);
-      const head = span(0, state.tokens - 1).map((key) => play.el("span", { class: "window-label" }, key));
+      const positions = span(0, state.tokens - 1).map(label);
       grid.replaceChildren(
-        play.el("div", { class: "window-row" }, play.el("span"), head, play.el("span", { class: "window-label" }, "keys")),
+        play.el("div", { class: "window-row" }, play.el("span"), positions, label("seen")),
         ...shown.map(drawRow),
       );
       const total = (count) => shown.reduce((sum, row) => sum + count(row), 0);
-      numbers.replaceChildren(
-        `Queries × places of the cache, all of which are computed: ${total((row) => row.places)}. `,
-        `Seen: ${total((row) => row.seen.length)}.`,
-      );
+      numbers.textContent = `Products of a query and a key: ${total((row) => row.places)}; ` +
+        `not hidden: ${total((row) => row.seen.length)}.`;
       grid.setAttribute("aria-label", `${state.tokens} queries and keys. ${judge()}`);
       verdict.textContent = judge();
       verdict.classList.toggle("window-wrong", wrong().length > 0);
@@ -86,10 +84,10 @@
           : kept.includes(key) ? "hidden" : "absent";
         return play.el("i", { class: `window-${kind}` });
       });
-      const count = play.el("span", { class: "window-label" }, seen.length);
-      return play.el("div", { class: "window-row", "data-query": query },
-        play.el("span", { class: "window-label" }, query), cells, count);
+      return play.el("div", { class: "window-row", "data-query": query }, label(query), cells, label(seen.length));
     }
+
+    const label = (text) => play.el("span", { class: "window-label" }, text);
 
     /* The queries that don't see what they should. */
     const wrong = () => shown.filter(({ query, seen }) => seen.length < right[query].seen.length);
@@ -125,7 +123,7 @@
         const kind = seen.includes(held) ? "seen" : "absent";
         return play.el("span", { class: `window-${kind}` }, held < 0 ? "–" : held);
       });
-      return [`${places} ${places === 1 ? "place" : "places"} then hold`, ...boxes];
+      return [`The ${places === 1 ? "place holds" : `${places} places hold`} `, ...boxes];
     }
 
     grid.addEventListener("pointerover", follow);
@@ -138,13 +136,12 @@
     const { query, ...others } = controls;
     root.append(
       play.el("div", { class: "play-bar" }, Object.values(others).map(({ element }) => element)),
-      grid,
-      play.el("p", { class: "window-key" },
-        play.el("i", { class: "window-seen" }), " seen ",
-        play.el("i", { class: "window-hidden" }), " computed, and hidden ",
-        play.el("i", { class: "window-missed" }), " should be seen"),
-      play.el("div", { class: "play-bar" }, query.element, sentence), ring, verdict, numbers,
-      play.el("p", {}, picture.line("mask")),
+      play.el("div", { class: "window-columns" }, grid,
+        play.el("div", {},
+          play.el("p", { class: "window-key" },
+            Object.entries({ seen: "seen", hidden: "computed, then hidden", missed: "should be seen" }).map(
+              ([kind, text]) => play.el("span", {}, play.el("i", { class: `window-${kind}` }), ` ${text}`))),
+          verdict, numbers, play.el("p", {}, picture.line("mask")), query.element, sentence, ring)),
     );
     draw();
 
