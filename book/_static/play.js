@@ -86,6 +86,13 @@ const play = {
     return { input, element: play.el("label", { class: "play-field" }, input, label) };
   },
 
+  /* Set a slider, a choice or a switch as a reader would; what it doesn't offer is ignored. */
+  set(input, value) {
+    if (input.type === "checkbox") input.checked = String(value) === "true";
+    else if (!input.options || [...input.options].some((o) => o.value === String(value))) input.value = value;
+    input.dispatchEvent(new Event(input.type === "range" ? "input" : "change"));
+  },
+
   /* Text of a token for reading: spaces and line breaks are made visible. */
   token(text) {
     return text.replaceAll(" ", "␣").replaceAll("\n", "↵") || "∅";
