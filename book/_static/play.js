@@ -1,6 +1,7 @@
 /* What all interactive pictures share: finding them on the page, loading their data, the state in
    the page's address, and making elements. Each kind of picture is a script of its own,
-   play-KIND.js, that calls play.define. See book/_ext/playground.py for the other side. */
+   play-KIND.js, that calls play.define, and a style, play-KIND.css. See book/_ext/playground.py for
+   the other side. */
 
 "use strict";
 
@@ -85,6 +86,13 @@ const play = {
     return { input, element: play.el("label", { class: "play-field" }, input, label) };
   },
 
+  /* Set a slider, a choice or a switch as a reader would; what it doesn't offer is ignored. */
+  set(input, value) {
+    if (input.type === "checkbox") input.checked = String(value) === "true";
+    else if (!input.options || [...input.options].some((o) => o.value === String(value))) input.value = value;
+    input.dispatchEvent(new Event(input.type === "range" ? "input" : "change"));
+  },
+
   /* Text of a token for reading: spaces and line breaks are made visible. */
   token(text) {
     return text.replaceAll(" ", "␣").replaceAll("\n", "↵") || "∅";
@@ -110,8 +118,8 @@ class Picture {
     return play.el("a", { class: "play-source", href: this.lines[part].href }, text);
   }
 
-  /* Load a published file: {about, tensors: {name: {shape, data}}}; progress is called with the
-     bytes so far and the bytes in all, where these are known. */
+  /* Load a published file: {about, tensors: {name: {shape, data}}, buffer}, the buffer being the
+     file as it is; progress is called with the bytes so far and in all, where these are known. */
   async load(name, progress = () => {}) {
     const digest = this.files[name];
     if (!digest) throw new Error(`This picture has no data named ${name}.`);
@@ -196,7 +204,7 @@ function parseTensors(buffer) {
     if (data.byteLength !== end - begin) throw new Error("it is cut off");
     tensors[name] = { shape, data: new ARRAYS[dtype](data) };
   }
-  return { about: JSON.parse(__metadata__.about), digest: __metadata__.digest, tensors };
+  return { about: JSON.parse(__metadata__.about), digest: __metadata__.digest, tensors, buffer };
 }
 
 document.addEventListener("DOMContentLoaded", play.startAll);
