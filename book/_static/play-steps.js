@@ -22,6 +22,7 @@ play.define("steps", async (root, picture) => {
   };
   const files = {}; // by name, the promise of each file
   let runs = null; // {gpt2, gemma3} of the chosen prompt, once it is there
+  let asked = null; // the prompt that is being loaded
 
   // ------------------------------------------------------------------------------------ data
 
@@ -134,23 +135,29 @@ play.define("steps", async (root, picture) => {
     await choose(values.prompt in prompts ? values.prompt : state.prompt);
   }
 
-  /* Take a prompt, and start at its last token if it is another one than before. */
+  /* Show a prompt, if wanted from its last token on; false if it is not there, or no longer asked
+     for. What is shown without its data is only what went wrong. */
   async function choose(prompt, start = false) {
-    state.prompt = prompt;
+    asked = prompt;
     prompt_choice.input.value = prompt;
     try {
       const content = await load(`steps-${prompt}`);
-      if (state.prompt !== prompt) return; // meanwhile another one was chosen
+      if (asked !== prompt) return false; // meanwhile another one was chosen
+      state.prompt = prompt;
       runs = Object.fromEntries(MODELS.map((model) => [model, new Run(model, content)]));
       failure.replaceChildren();
+      frame.hidden = false;
     } catch (error) {
+      if (asked !== prompt) return false;
       failure.replaceChildren(error.message);
-      return;
+      frame.hidden = true;
+      return false;
     }
     if (start) for (const model of MODELS) state.position[model] = runs[model].T - 1;
     if (state.layer.gpt2 === Infinity) state.layer.gpt2 = Math.round(0.85 * (runs.gpt2.about.L - 1));
     for (const panel of panels) panel.take(runs[panel.model]);
     update();
+    return true;
   }
 
   function update(changed = false) {
@@ -692,8 +699,7 @@ play.define("steps", async (root, picture) => {
   const prompt_choice = play.choice("Prompt", prompts, {
     value: state.prompt,
     change: async (prompt) => {
-      await choose(prompt, true);
-      if (runs) write();
+      if (await choose(prompt, true)) write();
     },
   });
   const lock = play.toggle("both in step", {
@@ -720,11 +726,12 @@ play.define("steps", async (root, picture) => {
   const failure = play.el("p", { class: "play-error", role: "alert" });
   const spoken = play.el("p", { class: "steps-spoken", "aria-live": "polite" });
   const panels = MODELS.map((model) => new Panel(model));
+  const frame = play.el("div", { class: "steps-panels" }, panels.map((panel) => panel.element));
   root.append(
     play.el("div", { class: "play-bar" }, prompt_choice.element, lock.element),
     tabs,
     failure,
-    play.el("div", { class: "steps-panels" }, panels.map((panel) => panel.element)),
+    frame,
     play.el("p", { class: "steps-key" },
       play.el("span", { class: "steps-dot steps-grey" }), "stream ",
       play.el("span", { class: "steps-dot steps-blue" }), "attention ",
