@@ -566,15 +566,18 @@ play.define("steps", async (root, picture) => {
           const turned = vectors.vector("q", layer, head, position);
           const most = largest([q, turned]);
           const size = (pair) => Math.hypot(q[pair], q[pair + half]);
-          const longest = Array.from({ length: half }, (_, pair) => pair)
-            .sort((a, b) => size(b) - size(a)).slice(0, 6).sort((a, b) => a - b);
+          const longest = [0, 1, 2, 3, 4, 5].map((sixth) => {
+            const pairs = Array.from({ length: half }, (_, pair) => pair)
+              .filter((pair) => Math.floor((6 * pair) / half) === sixth);
+            return pairs.reduce((a, b) => (size(a) < size(b) ? b : a));
+          });
           const k = [vectors.vector("k_norm", layer, shared, position), vectors.vector("k", layer, shared, position)];
           const row = (name, values, scale) => play.el("div", { class: "steps-bar" },
             play.el("span", { class: "steps-name" }, name), strip(values, scale));
           return [
             play.el("div", { class: "steps-strips" }, row("q before", q, most), row("q turned", turned, most),
               row("k before", k[0], largest(k)), row("k turned", k[1], largest(k))),
-            play.el("p", { class: "play-muted" }, "The six longest pairs of q, before (grey) and after:"),
+            play.el("p", { class: "play-muted" }, "Six pairs of q, from fast to slow, before (grey) and after; of each sixth the longest:"),
             play.el("div", { class: "steps-dials" }, longest.map((pair) => dial(pair, q, turned, half, position * theta ** (-pair / half)))),
           ];
         }),
