@@ -72,7 +72,8 @@ class Visit:
 
 # What makes a page wider than the screen: the deepest elements beyond its right edge.
 OVERFLOW = """() => {
-  const beyond = (element) => element.getBoundingClientRect().right > innerWidth + 1;
+  const beyond = (element) => element.scrollWidth > element.clientWidth + 1
+    || element.getBoundingClientRect().right > innerWidth + 1;
   const scrolls = (element) => getComputedStyle(element).overflowX !== "visible";
   const hidden = (element) => element.closest(".bd-sidebar") || !element.checkVisibility();
   const inBox = (element) => {
@@ -90,6 +91,9 @@ OVERFLOW = """() => {
 # axe takes a while for each element, and a chapter has ten thousand. One span of each class in each
 # kind of box stands for all, and the label of a picture for its strokes.
 THIN_OUT = """() => {
+  const still = document.createElement("style");  // a colour on its way to another is neither
+  still.textContent = "* { transition: none !important }";
+  document.head.append(still);
   for (const picture of document.querySelectorAll("svg[role=img]")) picture.replaceChildren();
   for (const formula of document.querySelectorAll("math")) formula.replaceWith(formula.textContent);
   const seen = new Set();
