@@ -7,7 +7,6 @@ import shutil
 import threading
 
 import pytest
-
 from conftest import ROOT
 
 

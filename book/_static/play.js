@@ -1,6 +1,7 @@
 /* What all interactive pictures share: finding them on the page, loading their data, the state in
    the page's address, and making elements. Each kind of picture is a script of its own,
-   play-KIND.js, that calls play.define. See book/_ext/playground.py for the other side. */
+   play-KIND.js, that calls play.define, and a style, play-KIND.css. See book/_ext/playground.py for
+   the other side. */
 
 "use strict";
 
@@ -117,8 +118,8 @@ class Picture {
     return play.el("a", { class: "play-source", href: this.lines[part].href }, text);
   }
 
-  /* Load a published file: {about, tensors: {name: {shape, data}}}; progress is called with the
-     bytes so far and the bytes in all, where these are known. */
+  /* Load a published file: {about, tensors: {name: {shape, data}}, buffer}, the buffer being the
+     file as it is; progress is called with the bytes so far and in all, where these are known. */
   async load(name, progress = () => {}) {
     const digest = this.files[name];
     if (!digest) throw new Error(`This picture has no data named ${name}.`);
@@ -203,7 +204,7 @@ function parseTensors(buffer) {
     if (data.byteLength !== end - begin) throw new Error("it is cut off");
     tensors[name] = { shape, data: new ARRAYS[dtype](data) };
   }
-  return { about: JSON.parse(__metadata__.about), digest: __metadata__.digest, tensors };
+  return { about: JSON.parse(__metadata__.about), digest: __metadata__.digest, tensors, buffer };
 }
 
 document.addEventListener("DOMContentLoaded", play.startAll);
