@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import gemma3
 import gemma3_files
-from browser import browser, site  # noqa: F401
-from conftest import ROOT
 
 pytestmark = pytest.mark.usefixtures("browser", "site")
 CHAPTERS = {"window": "windows", "clock": "rope", "cache": "windows"}
@@ -19,7 +18,7 @@ GEMMA = "this book's Gemma 3 270M"
 
 
 @pytest.fixture
-def show(browser, site):  # noqa: F811
+def show(browser, site):
     """Open the page of a picture in a state, and give the picture; errors of its scripts fail."""
     page = browser.new_page(viewport={"width": 1000, "height": 900})
     page.route(re.compile(r"\.js\b"), lambda route: (
@@ -362,7 +361,7 @@ def test_a_state_has_an_address(show, kind):
 
 
 @pytest.mark.parametrize("kind", CHAPTERS)
-def test_parts_lead_to_src_and_back(show, site, kind):  # noqa: F811
+def test_parts_lead_to_src_and_back(show, site, kind):
     """Each link of a picture leads to a line, and the cell of that line links to the picture."""
     picture = show(kind, part="ring" if kind == "window" else "")
     links = picture.locator(".play-source").evaluate_all("links => links.map(link => link.href)")
