@@ -13,12 +13,12 @@ import pytest
 from bs4 import BeautifulSoup
 
 from execute import executed_path, stale
-from tangle import Import, check, read_chapters, tangle, toc_docnames
+from tangle import Import, check, is_python, read_chapters, tangle, toc_docnames
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build/html"
 BUDGETS = {"src/gpt2.py": 175, "src/gemma3.py": 200, "src/gemma3_chat.py": 80}
-BUDGETS["src/train.py"] = 120
+BUDGETS |= {"src/train.py": 120, "src/gpt2.js": 250}
 WIDTH = 100
 
 CHAPTERS = {chapter.docname: chapter for chapter in read_chapters(ROOT)}
@@ -41,6 +41,11 @@ def follow(name, href):
     path, _, fragment = href.partition("#")
     target = (HTML / name).parent / path if path else HTML / f"{name}.html"
     return os.path.relpath(target, HTML).removesuffix(".html"), fragment
+
+
+def parsed(target, text):
+    """Parse Python; of another language there are no imports to find, so it counts as none."""
+    return ast.parse(text if is_python(target) else "")
 
 
 def code_lines(text):
@@ -114,6 +119,32 @@ def test_every_picture_has_a_description(docname):
         assert described or drawing.get("aria-hidden") == "true", str(drawing)[:200]
 
 
+@built
+@pytest.mark.parametrize("docname", toc_docnames(ROOT))
+def test_every_formula_is_mathml_and_needs_no_script(docname):
+    for formula in page(docname).select(".math"):
+        assert formula.find("math"), formula
+        assert not formula.find("merror") and "\\" not in formula.get_text(), formula
+    assert not re.search(r"\\\(|\\\[|\$\$", prose(docname))
+    scripts = [script.get("src", "") + script.get_text() for script in page(docname)("script")]
+    assert not [script for script in scripts if re.search("mathjax|katex", script, re.IGNORECASE)]
+
+
+def prose(docname):
+    """The text of a page that is not code."""
+    article = BeautifulSoup(str(page(docname).find("article")), "html.parser")
+    for code in article(["pre", "code"]):
+        code.extract()
+    return article.get_text()
+
+
+@built
+def test_nothing_is_shipped_that_no_page_loads():
+    shipped = {path.relative_to(HTML).as_posix() for path in HTML.rglob("*") if path.is_file()}
+    assert not [name for name in shipped if re.search(r"mathjax|fontawesome|thebe|\.map$", name)]
+    assert sum((HTML / name).stat().st_size for name in shipped if "_static/" in name) < 2e6
+
+
 def test_make_runs_no_script_that_names_the_folder_it_was_installed_in():
     """Such a script does not run any more when the checkout was moved."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
@@ -137,7 +168,7 @@ def test_the_caption_of_a_tangled_cell_leads_to_its_code(target, fragment):
     cell = fragment.cell
     if {"remove-cell", "remove-input"}.intersection(cell.metadata.get("tags", ())):
         pytest.skip("the cell is not shown")
-    tree = ast.parse(cell.source)
+    tree = parsed(target, cell.source)
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     moved = {line for node in imports for line in range(node.lineno, node.end_lineno + 1)}
     stays = [line for number, line in enumerate(cell.lines, 1) if number not in moved]
@@ -148,7 +179,7 @@ def test_the_caption_of_a_tangled_cell_leads_to_its_code(target, fragment):
     shown = []
     for link in caption.find_all("a"):
         name, anchor = follow(cell.docname, link["href"])
-        assert f"{name}.py" == target
+        assert name == TANGLED[target].page
         first, last = (int(number) for number in anchor.removeprefix("L").split("-L"))
         assert link.get_text().endswith(
             f"lines {first}–{last}" if first < last else f"line {first}"
@@ -166,7 +197,7 @@ def test_the_caption_of_a_tangled_cell_leads_to_its_code(target, fragment):
 @built
 @pytest.mark.parametrize("target", TANGLED)
 def test_the_page_of_a_file_leads_back_and_offers_the_file(target):
-    name = target.removesuffix(".py")
+    name = TANGLED[target].page
     text = "".join(line.get_text() for line in page(name).select(".tangled-file .line"))
     assert text == (ROOT / target).read_text("utf-8")
     for link in page(name).select(".tangled-origin a"):
@@ -195,12 +226,46 @@ def test_files_have_one_statement_a_line_and_fit_the_page(target):
     text = (ROOT / target).read_text("utf-8")
     for number, line in enumerate(text.splitlines(), 1):
         assert len(line) <= WIDTH, f"{target}:{number}"
-    lines = [node.lineno for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
+    if is_python(target):
+        lines = [node.lineno for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt)]
+    else:
+        lines = javascript_statements(text)
     twice = sorted(line for line in set(lines) if lines.count(line) > 1)
     assert not twice, f"{target}: more than one statement on lines {twice}"
 
 
-@pytest.mark.parametrize("target", sorted({*BUDGETS, *TANGLED}))
+def javascript_statements(text):
+    """List the lines on which statements of our plain JavaScript begin or end, one for each.
+
+    A statement ends with a semicolon, or begins with a word that has others below it; what stands
+    in the head of a loop, in a string or in a comment is no statement.
+    """
+    lines = []
+    for number, line in enumerate(text.splitlines(), 1):
+        code = re.sub(r"/\*.*\*/|//.*|`[^`]*`|\"[^\"]*\"", "", line)
+        head = re.match(r"\s*(?:\} )?(?:if|for|while|else)\b", code)
+        code = re.sub(r"\bfor \([^;()]*;.*;[^;()]*\)", "for", code)
+        lines += [number] * (code.count(";") + bool(head))
+    return lines
+
+
+@pytest.mark.parametrize(
+    "line, statements",
+    [
+        ("const a = 1; // so; and so", 1),
+        ("const a = 1; b();", 2),
+        ("for (let i = 0; i < n; i++)", 1),
+        ("for (let i = 0; i < n; i++) a += i;", 2),
+        ("  for (const end = i + n; i < end; i += 4, j += 4) {", 1),
+        ('if (a) return "a; b";', 2),
+        ("  return `${a};`;", 1),
+    ],
+)
+def test_statements_of_javascript_are_counted(line, statements):
+    assert len(javascript_statements(line)) == statements
+
+
+@pytest.mark.parametrize("target", [t for t in sorted({*BUDGETS, *TANGLED}) if is_python(t)])
 def test_importing_a_file_does_nothing(target, tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", f"import {Path(target).stem}"],

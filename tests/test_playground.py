@@ -80,12 +80,12 @@ def test_a_picture_gives_its_script_options_and_files(shown):
     playground.play("kind", 'A "picture" <here>', data=["data"], words=["<é>", '"'])
     html = shown[1].data
     assert '<' not in re.search(r'data-options="([^"]*)"', html)[1].replace("&lt;", "")
-    assert play_pages.scripts(html) == ["play.js", "play-kind.js"]
+    assert play_pages.parts(html) == ["play", "play-kind"]
     assert "which is off here" in html
 
 
-def test_a_page_without_pictures_has_no_scripts():
-    assert play_pages.scripts('<div class="played">data-kind="x"</div>') == []
+def test_a_page_without_pictures_needs_nothing():
+    assert play_pages.parts('<div class="played">data-kind="x"</div>') == []
 
 
 def test_published_data_is_no_part_of_the_page(shown, tmp_path):

@@ -630,3 +630,63 @@ def test_untangling_without_edits(tangled):
     before = contents(tangled)
     assert untangle(tangled) == ["no file in src/ was edited"]
     assert contents(tangled) == before
+
+
+# ---------------------------------------------------------------------------------- JavaScript
+
+JS = "src/m.js"
+FIRST = "/* A greeting. */\nfunction greet(name) {\n  return `hello ${name}`; // import x\n}"
+SECOND = "const a = 1;\n\nconst b = { c: a };"
+
+
+@pytest.fixture
+def javascript(book):
+    """A book whose cells go to a Python and a JavaScript file by turns, tangled."""
+    root = book(cell(FIRST, JS) + cell("x = 1") + cell(SECOND, JS), cell("greet(b.c);", JS))
+    write(root)
+    return root
+
+
+def test_javascript_is_put_together_as_it_is(javascript):
+    assert body(javascript, JS) == f"{FIRST}\n\n{SECOND}\n\ngreet(b.c);\n"
+    assert body(javascript) == "\nx = 1\n"
+    first = (javascript / JS).read_text().partition("\n")[0]
+    assert first.startswith("// Tangled from book/a/{one,two}.md; sha256 ")
+    assert check(javascript) == [] and write(javascript) == []
+
+
+def test_fragments_of_javascript_name_the_lines_of_each_cell(javascript):
+    tangled = tangle(javascript)[JS]
+    assert [fragment.spans for fragment in tangled.fragments] == [((2, 5),), ((7, 9),), ((11, 11),)]
+    assert [fragment.imports for fragment in tangled.fragments] == [None] * 3
+    assert tangled.page == JS and tangle(javascript)["src/m.py"].page == "src/m"
+
+
+def test_hand_edits_of_javascript_are_not_overwritten(javascript):
+    edit(javascript, "const a = 1;", "const a = 2;", JS)
+    with pytest.raises(TangleError, match="edited by hand"):
+        write(javascript)
+
+
+@pytest.mark.parametrize(
+    "old, new, chapter",
+    [
+        ("hello ${name}", "good day, ${name}", "one"),
+        ("const a = 1;\n", "const a = 1; // one\nconst d = 4;\n", "one"),
+        ("\n\nconst b", "\nconst b", "one"),
+        ("greet(b.c);", "greet(b.c);\ngreet(a);", "two"),
+    ],
+)
+def test_edits_of_javascript_are_carried_back(javascript, old, new, chapter):
+    edit(javascript, old, new, JS)
+    wanted = (javascript / JS).read_text().partition("\n")[2]
+    assert untangle(javascript) == [f"carried {JS} back into book/a/{chapter}.md"]
+    assert body(javascript, JS) == wanted and check(javascript) == []
+
+
+def test_an_edit_between_two_cells_of_javascript_changes_nothing(javascript):
+    edit(javascript, "}\n\nconst a", "}\n\nlet z;\n\nconst a", JS)
+    before = contents(javascript)
+    with pytest.raises(TangleError, match="belongs to neither"):
+        untangle(javascript)
+    assert contents(javascript) == before

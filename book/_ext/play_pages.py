@@ -134,7 +134,7 @@ def resolve(
     return LINK.sub(link, body)
 
 
-def scripts(body: str) -> list[str]:
-    """Name the scripts of a page's pictures, if it has any."""
+def parts(body: str) -> list[str]:
+    """Name what a page's pictures need, if it has any: files of book/_static, without suffix."""
     kinds = dict.fromkeys(kind for _, kind, _ in PICTURE.findall(body))
-    return ["play.js", *(f"play-{kind}.js" for kind in kinds)] if kinds else []
+    return ["play", *(f"play-{kind}" for kind in kinds)] if kinds else []

@@ -240,12 +240,12 @@ def play_link(uri: str, title: str) -> nodes.inline:
 def add_pictures(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Give a page the scripts of its interactive pictures, and their links into ``src/``."""
-    names = play_pages.scripts(context.get("body", ""))
-    for name in names:
-        app.add_js_file(name, defer="defer")
-    if names:
-        app.add_css_file("play.css")
+    """Give a page the scripts and styles of its pictures, and their links into ``src/``."""
+    parts = play_pages.parts(context.get("body", ""))
+    for part in parts:
+        app.add_js_file(f"{part}.js", defer="defer")
+        app.add_css_file(f"{part}.css")
+    if parts:
         context["body"] = play_pages.resolve(
             context["body"],
             page,

@@ -34,7 +34,8 @@ function serve() {
   function chances(logits, { best, p } = choices(logits, options)) {
     const likely = softmax(logits);
     const total = p.reduce((a, b) => a + b);
-    const first = choices(logits, { temperature: 1, top_k: 10, top_p: 1 }).best;
+    const ten = { temperature: 1, top_k: 10, top_p: 1 };
+    const first = best.length < 10 ? choices(logits, ten).best : best.slice(0, 10);
     return first.map((id) => {
       const place = best.indexOf(id);
       return { ...token(id), before: likely[id], after: place < 0 ? 0 : p[place] / total };
@@ -121,13 +122,16 @@ function serve() {
       const mine = ++run;
       const begin = performance.now();
       let count = 0;
+      let told = 0; // when the page was last given the chances: 20 times a second will do
       const drawn = generate(model, text, tokens, options, random, cut ?? whole);
       for (const { id, logits, best, p } of text.length ? drawn : []) {
         text.push(id);
         count++;
-        const rate = count / ((performance.now() - begin) / 1000);
-        const dist = chances(logits, { best, p });
-        postMessage({ type: "token", token: token(id), dist, count, rate });
+        const now = performance.now();
+        const news = now > told + 50 ? chances(logits, { best, p }) : null;
+        told = news ? now : told;
+        const rate = (1000 * count) / (now - begin);
+        postMessage({ type: "token", token: token(id), chances: news, count, rate });
         await new Promise((resolve) => setTimeout(resolve)); // for messages that have come
         if (run !== mine) {
           return;
@@ -158,8 +162,16 @@ function serve() {
 
 const TOP_K = [1, 2, 3, 5, 10, 20, 40, 100, 1000, 50257];
 const DEFAULTS = { temperature: 0.8, top_k: 40, top_p: 1, seed: 0 };
+const PARTS = {
+  tokenizer: "Tokenizer", sampling: "Draw", attention: "Attention", mlp: "MLP", model: "Blocks",
+};
 const AT_ONCE = 60; // tokens that "Generate" writes
 const SMALL = 40; // pixels of a small pattern's side
+
+/* How strong the colour of an attention weight is; the root makes small ones visible. */
+function shade(weight) {
+  return Math.sqrt(weight);
+}
 
 class Live {
   constructor(root, picture) {
@@ -312,6 +324,11 @@ class Live {
           Object.values(this.sliders).map((slider) => slider.element),
           el("label", { class: "play-field" }, "Seed", this.seed),
         ),
+        el(
+          "p", { class: "play-muted" },
+          "The ten likeliest. ", el("i", { class: "live-key-before" }), " what the model says, ",
+          el("b", { class: "live-key-after" }), " how it is drawn; – is cut off.",
+        ),
         el("div", { class: "live-columns" }, this.before, this.after),
         this.moved, this.sources("sampling"),
       ),
@@ -320,11 +337,14 @@ class Live {
         el("h3", {}, "What each head looks at"),
         el(
           "p", { class: "play-muted" },
-          "A row for each block. Open a pattern to see it large; clear a box to leave that part out.",
+          "A row for each block; the stronger the colour, the more a token looks at another. Open a " +
+            "pattern to see it large; clear a box to leave that part out.",
         ),
-        el("div", { class: "play-scroll" }, this.grid()),
-        el("div", { class: "play-bar" }, this.switchesOff),
-        this.largePanel(),
+        el(
+          "div", { class: "live-heads" },
+          el("div", {}, el("div", { class: "play-scroll" }, this.grid()), this.switchesOff),
+          this.largePanel(),
+        ),
         this.sources("attention"), this.sources("mlp"), this.sources("model"),
       ),
     };
@@ -338,7 +358,7 @@ class Live {
   sources(part) {
     return play.el(
       "p", { class: "play-source" },
-      `${part[0].toUpperCase()}${part.slice(1)}: `,
+      `${PARTS[part]}: `,
       this.picture.line(part), " and ", this.picture.line(`${part}-js`),
     );
   }
@@ -488,7 +508,7 @@ class Live {
       this.tokens.push(message.token);
       this.drawn = message.token.id;
       this.rate = message.count > 5 ? message.rate : null;
-      this[this.off.size ? "cut" : "whole"] = message.dist;
+      if (message.chances) this[this.off.size ? "cut" : "whole"] = message.chances;
     } else {
       this.refused = null;
       if (message.wrote) this.writing = false;
@@ -610,7 +630,7 @@ class Live {
             most = Math.max(most, this.weight(block, head, q, k));
           }
         }
-        image.data.set([r, g, b, 255 * most], 4 * (y * side + x));
+        image.data.set([r, g, b, 255 * shade(most)], 4 * (y * side + x));
       }
     }
     context.putImageData(image, 0, 0);
@@ -665,7 +685,7 @@ class Live {
     const [r, g, b] = this.colour();
     for (let q = 0; q < T; q++) {
       for (let k = 0; k <= q; k++) {
-        context.fillStyle = `rgba(${r}, ${g}, ${b}, ${this.weight(block, head, q, k)})`;
+        context.fillStyle = `rgba(${r}, ${g}, ${b}, ${shade(this.weight(block, head, q, k))})`;
         context.fillRect(k * side, q * side, side, side);
       }
     }
@@ -686,7 +706,7 @@ class Live {
           {
             class: `play-token${key === query ? " live-query" : ""}`,
             title: `${(100 * weight).toFixed(0)} %`,
-            style: `background: rgba(${r}, ${g}, ${b}, ${weight * 0.7})`,
+            style: `background: rgba(${r}, ${g}, ${b}, ${shade(weight) * 0.7})`,
           },
           token.text === null ? "⟨…⟩" : play.token(token.text),
         );

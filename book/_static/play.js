@@ -1,6 +1,7 @@
 /* What all interactive pictures share: finding them on the page, loading their data, the state in
    the page's address, and making elements. Each kind of picture is a script of its own,
-   play-KIND.js, that calls play.define. See book/_ext/playground.py for the other side. */
+   play-KIND.js, that calls play.define, and a style, play-KIND.css. See book/_ext/playground.py for
+   the other side. */
 
 "use strict";
 
@@ -83,6 +84,13 @@ const play = {
       type: "checkbox", checked: value, onchange: () => change(input.checked),
     });
     return { input, element: play.el("label", { class: "play-field" }, input, label) };
+  },
+
+  /* Set a slider, a choice or a switch as a reader would; what it doesn't offer is ignored. */
+  set(input, value) {
+    if (input.type === "checkbox") input.checked = String(value) === "true";
+    else if (!input.options || [...input.options].some((o) => o.value === String(value))) input.value = value;
+    input.dispatchEvent(new Event(input.type === "range" ? "input" : "change"));
   },
 
   /* Text of a token for reading: spaces and line breaks are made visible. */
