@@ -119,6 +119,32 @@ def test_every_picture_has_a_description(docname):
         assert described or drawing.get("aria-hidden") == "true", str(drawing)[:200]
 
 
+@built
+@pytest.mark.parametrize("docname", toc_docnames(ROOT))
+def test_every_formula_is_mathml_and_needs_no_script(docname):
+    for formula in page(docname).select(".math"):
+        assert formula.find("math"), formula
+        assert not formula.find("merror") and "\\" not in formula.get_text(), formula
+    assert not re.search(r"\\\(|\\\[|\$\$", prose(docname))
+    scripts = [script.get("src", "") + script.get_text() for script in page(docname)("script")]
+    assert not [script for script in scripts if re.search("mathjax|katex", script, re.IGNORECASE)]
+
+
+def prose(docname):
+    """The text of a page that is not code."""
+    article = BeautifulSoup(str(page(docname).find("article")), "html.parser")
+    for code in article(["pre", "code"]):
+        code.extract()
+    return article.get_text()
+
+
+@built
+def test_nothing_is_shipped_that_no_page_loads():
+    shipped = {path.relative_to(HTML).as_posix() for path in HTML.rglob("*") if path.is_file()}
+    assert not [name for name in shipped if re.search(r"mathjax|fontawesome|thebe|\.map$", name)]
+    assert sum((HTML / name).stat().st_size for name in shipped if "_static/" in name) < 2e6
+
+
 def test_make_runs_no_script_that_names_the_folder_it_was_installed_in():
     """Such a script does not run any more when the checkout was moved."""
     makefile = (ROOT / "Makefile").read_text("utf-8")

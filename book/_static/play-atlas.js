@@ -107,6 +107,13 @@
       play.svg("polygon", { points }));
   }
 
+  /* What the colours mean: the root of a share, so that small ones are seen. */
+  function scale() {
+    const marks = [0, 0.01, 0.05, 0.2, 0.5, 1];
+    return play.el("div", { class: "atlas-scale", role: "img", "aria-label": "The bluer, the larger the share" },
+      marks.map((share) => play.el("span", { style: `left: ${100 * Math.sqrt(share)}%` }, percent(share))));
+  }
+
   class Atlas {
     constructor(root, picture) {
       Object.assign(this, { root, picture });
@@ -139,7 +146,7 @@
         onkeydown: (event) => { if (event.key === "Escape") this.close(); } });
       this.root.append(
         play.el("div", { class: "play-bar" }, Object.values(this.choices).map(({ element }) => element)),
-        this.message, ...Object.values(this.sections), this.detail,
+        this.message, scale(), ...Object.values(this.sections), this.detail,
       );
     }
 
@@ -273,25 +280,29 @@
       return play.el("button", {
         class: "atlas-head", type: "button", tabindex: -1, "aria-expanded": "false",
         "aria-controls": this.detail.id, "data-head": `${layer}.${head}`,
-        "aria-label": this.describe(patterns, layer, head),
+        "aria-label": this.describe(patterns, layer, head).join(", "),
         onpointerenter: tell, onfocus: tell,
         onclick: () => this.choose({ model, layer, head, query: this.open?.query ?? NaN }),
       }, canvas);
     }
 
+    /* A head's name and its numbers, each a text. */
     describe(patterns, layer, head) {
-      const four = KEYS.map((key) => {
-        const value = STATISTICS[key].show(patterns.statistic(layer, head, key, this.out));
-        return `${STATISTICS[key].name} ${value.replace(" back", "")}`;
-      });
       const kind = patterns.kind(layer);
-      return `Layer ${layer}, head ${head}${kind && ` (${kind})`}: ${four.join(", ")}`;
+      return [
+        `Layer ${layer}, head ${head}${kind && `, ${kind}`}`,
+        ...KEYS.map((key) => {
+          const value = STATISTICS[key].show(patterns.statistic(layer, head, key, this.out));
+          return `${STATISTICS[key].name} ${value}`;
+        }),
+      ];
     }
 
     readOut(patterns, readout, layer, head) {
-      readout.textContent = layer == null
-        ? "Point at a head, or move to it, to read its numbers; open it for more."
+      const texts = layer == null
+        ? ["Point at a head, or move to it, to read its numbers; open it for more."]
         : this.describe(patterns, layer, head);
+      readout.replaceChildren(...texts.map((text) => play.el("span", {}, text)));
     }
 
     /* Arrow keys go to the nearest head in their direction, however the heads are laid out. */

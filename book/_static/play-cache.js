@@ -99,13 +99,15 @@
     const state = { config: chosen, tokens: Infinity, texts: 1, bytes: 4 };
     let config; // as it was read, or undefined
     let steps = [1]; // the lengths of the slider
+    let longest = true; // another model then gets its own longest text
 
     const set = (name) => (value) => { state[name] = Number(value); draw(); };
     const names = Object.fromEntries(Object.keys(presets).map((name) => [name, name]));
     const controls = {
       config: play.choice("Model", { ...names, own: "another config.json" }, { value: chosen, change: fill }),
       tokens: play.slider("Tokens", {
-        min: 0, max: 0, value: 0, show: (i) => count(steps[i]), change: (i) => set("tokens")(steps[i]),
+        min: 0, max: 0, value: 0, show: (i) => count(steps[i]),
+        change: (i) => { longest = i === steps.length - 1; set("tokens")(steps[i]); },
       }),
       texts: play.slider("Texts at once", { min: 1, max: 64, value: 1, change: set("texts") }),
       bytes: play.choice("Numbers", { 4: "float32, 4 bytes", 2: "bfloat16, 2 bytes", 1: "int8, 1 byte" }, {
@@ -132,7 +134,6 @@
         result.replaceChildren(play.el("p", { class: "play-error", role: "alert" }, error.message));
         return;
       }
-      const longest = state.tokens >= steps.at(-1);
       steps = lengths(config.context);
       const at = longest ? -1 : steps.findIndex((n) => n >= state.tokens);
       controls.tokens.input.max = steps.length - 1;
@@ -196,6 +197,7 @@
     root.addEventListener("change", () => { picture.state = state; });
     picture.onState(({ part, config: name, tokens, texts, bytes }) => {
       state.tokens = Number(tokens ?? state.tokens);
+      longest &&= tokens === undefined;
       play.set(controls.config.input, part ? (part === "gpt2" ? gpt2 : chosen) : name ?? state.config);
       play.set(controls.texts.input, texts ?? state.texts);
       play.set(controls.bytes.input, bytes ?? state.bytes);
