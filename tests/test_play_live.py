@@ -485,6 +485,17 @@ def test_nothing_is_wider_than_the_screen(reader, size):
     assert page.page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_shut_out(reader, scheme):
+    page = reader("prompt=A+king&head=0.0&off=h.1.mlp+h.2.attn.0&top_k=3").load().page
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_selector(".live-looked span")
+    page.add_script_tag(path=ROOT / "tests/axe/axe.min.js")
+    found = page.evaluate("axe.run('#live').then((result) => result.violations)")
+    grave = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in grave] == []
+
+
 @pytest.mark.parametrize("name", ["fairy-gpt2", "gpt2-js"])
 @pytest.mark.parametrize("kind", ["missing", "cut off", "another"])
 def test_a_missing_or_wrong_file_is_said(reader, name, kind):
