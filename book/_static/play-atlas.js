@@ -368,7 +368,7 @@
       }, text.replace(/^ /, "").replaceAll("\n", "↵") || "␣"));
       this.arcs = play.svg("svg", { class: "atlas-arcs", "aria-hidden": "true" });
       this.flow = play.el("div", {
-        class: "atlas-text", role: "group", "aria-label": "The text: choose the token that looks",
+        class: "atlas-text", role: "group", "aria-label": "Choose the token that looks",
         onkeydown: (event) => this.step(event, patterns),
       }, this.arcs, this.words);
       this.said = play.el("p", { class: "atlas-said", role: "status" });
