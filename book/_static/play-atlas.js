@@ -90,11 +90,16 @@
     const { size } = patterns;
     canvas.width = canvas.height = size;
     const image = new ImageData(size, size);
+    const { data } = image;
     for (let query = 0; query < size; query++) {
       const shares = patterns.row(layer, head, query, out);
       for (let key = 0; key <= query; key++) {
         if (!patterns.visible(layer, query, key) || (out && key === 0)) continue;
-        image.data.set([red, green, blue, 20 + 235 * Math.sqrt(shares[key])], 4 * (query * size + key));
+        const at = 4 * (query * size + key);
+        data[at] = red;
+        data[at + 1] = green;
+        data[at + 2] = blue;
+        data[at + 3] = 20 + 235 * Math.sqrt(shares[key]);
       }
     }
     canvas.getContext("2d").putImageData(image, 0, 0);
@@ -368,7 +373,7 @@
       }, text.replace(/^ /, "").replaceAll("\n", "↵") || "␣"));
       this.arcs = play.svg("svg", { class: "atlas-arcs", "aria-hidden": "true" });
       this.flow = play.el("div", {
-        class: "atlas-text", role: "group", "aria-label": "The text: choose the token that looks",
+        class: "atlas-text", role: "group", "aria-label": "Choose the token that looks",
         onkeydown: (event) => this.step(event, patterns),
       }, this.arcs, this.words);
       this.said = play.el("p", { class: "atlas-said", role: "status" });
