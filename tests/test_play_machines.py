@@ -119,6 +119,17 @@ def test_the_mask_is_that_of_visible(show):
         assert found == [products, seen.sum()]
 
 
+def test_the_cells_have_colours(show):
+    """The build drops the styles of classes that it takes for unused."""
+    cells = show("window", bug="true").locator(".window-grid i")
+    styles = cells.evaluate_all("""cells => cells.map((cell) => {
+      const { backgroundColor, borderTopColor } = getComputedStyle(cell);
+      return [cell.className, backgroundColor, borderTopColor];
+    })""")
+    looks = {kind: colours for kind, *colours in styles}
+    assert len(looks) == 4 and len(set(map(tuple, looks.values()))) == 4, looks
+
+
 def test_the_switch_of_the_bug_blinds_early_queries(show):
     picture = show("window")
     verdict = picture.locator(".window-verdict")

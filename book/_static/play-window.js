@@ -4,6 +4,11 @@
 "use strict";
 
 {
+  /* The build keeps the styles of classes that it finds by their whole names in the scripts. */
+  const KEY = {
+    "window-seen": "seen", "window-hidden": "computed, then hidden", "window-missed": "should be seen",
+  };
+
   /* For each query, the keys in the cache when it is computed, and those of them that it sees. */
   function rows({ tokens, window, layer, reading, bug }) {
     const reach = layer === "local" ? window : tokens;
@@ -79,10 +84,10 @@
 
     function drawRow({ query, kept, seen }) {
       const cells = span(0, state.tokens - 1).map((key) => {
-        const kind = seen.includes(key) ? "seen"
-          : right[query].seen.includes(key) ? "missed"
-          : kept.includes(key) ? "hidden" : "absent";
-        return play.el("i", { class: `window-${kind}` });
+        const kind = seen.includes(key) ? "window-seen"
+          : right[query].seen.includes(key) ? "window-missed"
+          : kept.includes(key) ? "window-hidden" : null;
+        return play.el("i", { class: kind });
       });
       return play.el("div", { class: "window-row", "data-query": query }, label(query), cells, label(seen.length));
     }
@@ -120,8 +125,8 @@
       const boxes = span(0, places - 1).map((place) => {
         const steps = (((query - place) % places) + places) % places; // since it was written
         const held = query - steps;
-        const kind = seen.includes(held) ? "seen" : "absent";
-        return play.el("span", { class: `window-${kind}` }, held < 0 ? "–" : held);
+        const kind = seen.includes(held) ? "window-seen" : null;
+        return play.el("span", { class: kind }, held < 0 ? "–" : held);
       });
       return [`The ${places === 1 ? "place holds" : `${places} places hold`} `, ...boxes];
     }
@@ -139,8 +144,8 @@
       play.el("div", { class: "window-columns" }, grid,
         play.el("div", {},
           play.el("p", { class: "window-key" },
-            Object.entries({ seen: "seen", hidden: "computed, then hidden", missed: "should be seen" }).map(
-              ([kind, text]) => play.el("span", {}, play.el("i", { class: `window-${kind}` }), ` ${text}`))),
+            Object.entries(KEY).map(([kind, text]) =>
+              play.el("span", {}, play.el("i", { class: kind }), ` ${text}`))),
           verdict, numbers, play.el("p", {}, picture.line("mask")), query.element, sentence, ring)),
     );
     draw();
