@@ -357,8 +357,15 @@ def test_generate_step_stop_and_again(reader, fairy):
     page.wait("document.querySelectorAll('.live-drawn').length === 61")
     assert page.written() == ids + theirs
     page.press("Again")
-    page.wait("document.querySelectorAll('.live-drawn').length < 61")
-    page.press("Stop")
+    page.wait(  # and press Stop as soon as there is something new, before it is too late
+        """() => {
+            const drawn = document.querySelectorAll(".live-drawn").length;
+            const buttons = [...document.querySelectorAll("#live button")];
+            const stop = drawn > 0 && drawn < 50 && buttons.find((b) => b.textContent === "Stop");
+            stop && stop.click();
+            return Boolean(stop);
+        }"""
+    )
     some = page.written()
     assert len(some) < len(ids + theirs) and (ids + theirs)[: len(some)] == some
     page.type(prompt + " house")
