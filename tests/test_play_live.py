@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 import torch
-from browser import browser, missing, site  # noqa: F401
+from browser import missing
 from conftest import ROOT
 from strings import HAND_PICKED, random_strings
 
@@ -58,7 +58,7 @@ def published(name):
 
 
 @pytest.fixture(scope="session")
-def engine(browser, site):  # noqa: F811
+def engine(browser, site):
     """A page with nothing but src/gpt2.js, the model and the tokenizer; it evaluates JavaScript."""
     page = browser.new_page()
     page.goto(f"{site}/{PAGE.replace('live.html', '')}")
@@ -297,7 +297,7 @@ class Reader:
 
 
 @pytest.fixture
-def reader(browser, site):  # noqa: F811
+def reader(browser, site):
     """Open the chapter, with a state in the address if one is given."""
     pages = []
 

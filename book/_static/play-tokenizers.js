@@ -167,13 +167,17 @@ async function loadGemma(picture, progress) {
 /* ------------------------------------------------------------------------------ what is written */
 
 const INVISIBLE = /^[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]+$/u;
-const CONTROL = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
+const CONTROL = /[ \p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
 
 const FROM_THE_RIGHT = // a letter of these scripts
   /[\p{sc=Arabic}\p{sc=Hebrew}\p{sc=Syriac}\p{sc=Thaana}\p{sc=Nko}\p{sc=Adlam}]/u;
 
 const codePoint = (character) =>
   `U+${character.codePointAt().toString(16).toUpperCase().padStart(4, "0")}`;
+
+const SIGNS = { " ": "␣", "\n": "↵", "\t": "⇥" };
+
+const sign = (character) => SIGNS[character] ?? codePoint(character);
 
 const hex = (bytes) => [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
 
@@ -183,9 +187,9 @@ function shown(bytes) {
   const text = decoder.decode(bytes);
   const whole = !text.includes("\ufffd") || hex(encoder.encode(text)) === hex(bytes);
   if (!whole) return { text: hex(bytes), raw: true };
-  const visible = text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
-  if (INVISIBLE.test(visible)) return { text: [...visible].map(codePoint).join(" "), raw: true };
-  return { text: visible.replace(CONTROL, codePoint), raw: false };
+  if (!INVISIBLE.test(text)) return { text: text.replace(CONTROL, sign), raw: false };
+  const raw = [...text].some((character) => !(character in SIGNS));
+  return { text: [...text].map(sign).join(raw ? " " : ""), raw };
 }
 
 const muted = (text) => play.el("span", { class: "play-muted" }, text);
