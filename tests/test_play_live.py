@@ -340,7 +340,7 @@ def test_tokens_form_and_chances_follow_as_the_reader_types(reader, fairy):
     page.slide("Temperature", 1.5)
     page.slide("Top-k", 3)  # the fourth of its places: five tokens
     page.slide("Top-p", 0.6)
-    page.wait("document.querySelectorAll('.live-cut').length >= 5")
+    page.wait("document.querySelectorAll('.live-cut').length === 7")  # two more by top-p
     assert_chances(page.bars(), logits(model, ids), 1.5, 5, 0.6)
 
 
