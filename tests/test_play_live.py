@@ -340,7 +340,7 @@ def test_tokens_form_and_chances_follow_as_the_reader_types(reader, fairy):
     page.slide("Temperature", 1.5)
     page.slide("Top-k", 3)  # the fourth of its places: five tokens
     page.slide("Top-p", 0.6)
-    page.wait("document.querySelectorAll('.live-cut').length >= 5")
+    page.wait("document.querySelectorAll('.live-cut').length === 7")  # two more by top-p
     assert_chances(page.bars(), logits(model, ids), 1.5, 5, 0.6)
 
 
@@ -357,8 +357,15 @@ def test_generate_step_stop_and_again(reader, fairy):
     page.wait("document.querySelectorAll('.live-drawn').length === 61")
     assert page.written() == ids + theirs
     page.press("Again")
-    page.wait("document.querySelectorAll('.live-drawn').length < 61")
-    page.press("Stop")
+    page.wait(  # and press Stop as soon as there is something new, before it is too late
+        """() => {
+            const drawn = document.querySelectorAll(".live-drawn").length;
+            const buttons = [...document.querySelectorAll("#live button")];
+            const stop = drawn > 0 && drawn < 50 && buttons.find((b) => b.textContent === "Stop");
+            stop && stop.click();
+            return Boolean(stop);
+        }"""
+    )
     some = page.written()
     assert len(some) < len(ids + theirs) and (ids + theirs)[: len(some)] == some
     page.type(prompt + " house")
