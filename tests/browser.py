@@ -1,14 +1,20 @@
-"""Fixtures of the tests in a real browser: Chromium, and the built book on a server of its own."""
+"""Fixtures of the tests in a real browser: Chromium, and the built book on a server of its own.
+
+The browser is that of the system; ``.ci/run`` installs it. What lacks one is skipped, or fails
+where CI is set.
+"""
 
 import functools
 import http.server
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def missing(what):
@@ -20,10 +26,11 @@ def missing(what):
 def browser():
     """Chromium without a window."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    executable = next(filter(None, map(shutil.which, NAMES)), None)
     if executable is None:
-        missing("no Chromium found")
+        missing("there is no Chromium here (`apt-get install chromium`)")
     with sync_api.sync_playwright() as playwright:
+        # Root, who runs tests in containers, gets no sandbox from Chromium.
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield browser
         browser.close()

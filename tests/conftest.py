@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from browser import browser, site  # noqa: F401 (fixtures)
 
 ROOT = Path(__file__).resolve().parents[1]
 SRC = ROOT / "src"

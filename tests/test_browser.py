@@ -1,19 +1,14 @@
 """Every page of the book in a real browser: what it loads, whom it shuts out, whether it fits.
 
-The browser is the Chromium of the system; ``.ci/run`` installs it. Where there is none, these tests
-are skipped, but not where changes are checked. ``axe`` is axe-core 4.14.1 from npm, as it is there.
+See browser.py for where it comes from. ``axe`` is axe-core 4.14.1 from npm, as it is there.
 """
 
-import os
-import shutil
-import threading
 from dataclasses import dataclass, field
-from functools import cache, partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from functools import cache
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, Response
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build/html"
@@ -21,50 +16,11 @@ AXE = ROOT / "tests/axe/axe.min.js"
 MOST = 1_500_000  # bytes that a page loads before the reader asks for more
 GRAVE = {"serious", "critical"}
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 PAGES = sorted(str(path.relative_to(HTML)) for path in HTML.rglob("*.html"))
 PAGES = [page for page in PAGES if page != "index.html"]  # which only leads to the first page
 FROM_DISK = ("book/index.html", "book/gpt2/attention.html", "src/gpt2.html", "search.html")
 
-pytestmark = [
-    pytest.mark.skipif(
-        not PAGES and "CI" not in os.environ, reason="the book is not built; run `make book`"
-    ),
-    pytest.mark.skipif(
-        CHROMIUM is None and "CI" not in os.environ,
-        reason="there is no Chromium here (`apt-get install chromium`)",
-    ),
-]
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serve files without a line on stderr for each."""
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def server():
-    """The address at which the book is served."""
-    handler = partial(QuietHandler, directory=HTML)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}/"
-        httpd.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """One browser for all tests."""
-    if CHROMIUM is None:
-        pytest.fail(f"none of {', '.join(NAMES)} is installed", pytrace=False)
-    with sync_playwright() as playwright:
-        # Root, who runs tests in containers, gets no sandbox from Chromium.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = pytest.mark.usefixtures("browser", "site")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +72,8 @@ class Visit:
 
 # What makes a page wider than the screen: the deepest elements beyond its right edge.
 OVERFLOW = """() => {
-  const beyond = (element) => element.getBoundingClientRect().right > innerWidth + 1;
+  const beyond = (element) => element.scrollWidth > element.clientWidth + 1
+    || element.getBoundingClientRect().right > innerWidth + 1;
   const scrolls = (element) => getComputedStyle(element).overflowX !== "visible";
   const hidden = (element) => element.closest(".bd-sidebar") || !element.checkVisibility();
   const inBox = (element) => {
@@ -134,6 +91,9 @@ OVERFLOW = """() => {
 # axe takes a while for each element, and a chapter has ten thousand. One span of each class in each
 # kind of box stands for all, and the label of a picture for its strokes.
 THIN_OUT = """() => {
+  const still = document.createElement("style");  // a colour on its way to another is neither
+  still.textContent = "* { transition: none !important }";
+  document.head.append(still);
   for (const picture of document.querySelectorAll("svg[role=img]")) picture.replaceChildren();
   for (const formula of document.querySelectorAll("math")) formula.replaceWith(formula.textContent);
   const seen = new Set();
@@ -170,7 +130,7 @@ def examine(page: Page, theme: str, **options) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def visit(context, server):
+def visit(context, site):
     """Open a page, once for all tests, and look at it."""
 
     @cache
@@ -178,7 +138,7 @@ def visit(context, server):
         with context.new_page() as page:
             seen = Visit()
             seen.watch(page)
-            page.goto(server + name, wait_until="networkidle")
+            page.goto(f"{site}/{name}", wait_until="networkidle")
             seen.bare_icons = page.evaluate(BARE_ICONS)
             page.set_viewport_size({"width": 400, "height": 800})
             seen.overflow = page.evaluate(OVERFLOW)
@@ -195,9 +155,9 @@ def visit(context, server):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_loads_little_and_only_from_the_book(name, visit, server):
+def test_a_page_loads_little_and_only_from_the_book(name, visit, site):
     seen = visit(name)
-    assert seen.foreign(server) == [] and seen.failed == []
+    assert seen.foreign(f"{site}/") == [] and seen.failed == []
     assert seen.requests and 0 < seen.size <= MOST
 
 
@@ -231,9 +191,9 @@ def test_a_page_works_when_it_is_opened_from_disk(name, context):
     assert (seen.messages, seen.failed, seen.foreign(HTML.as_uri())) == ([], [], [])
 
 
-def test_the_search_finds_a_chapter_from_any_page(context, server):
+def test_the_search_finds_a_chapter_from_any_page(context, site):
     with context.new_page() as page:
-        page.goto(server + "book/index.html")
+        page.goto(f"{site}/book/index.html")
         page.locator(".search-button-field").click()
         page.locator("#pst-search-dialog input[name=q]").fill("sliding window")
         page.keyboard.press("Enter")
@@ -241,9 +201,9 @@ def test_the_search_finds_a_chapter_from_any_page(context, server):
         page.locator("#search-results a[href*='gemma3/windows']").first.wait_for()
 
 
-def test_formulas_are_drawn_with_the_font_that_comes_with_the_book(context, server):
+def test_formulas_are_drawn_with_the_font_that_comes_with_the_book(context, site):
     with context.new_page() as page:
-        page.goto(server + "book/gpt2/attention.html", wait_until="networkidle")
+        page.goto(f"{site}/book/gpt2/attention.html", wait_until="networkidle")
         assert page.evaluate("document.fonts.check('16px \"STIX Two Math Part\"', '\u221a')")
         # A root is as high as what stands in it, and so are the brackets around it.
         heights = page.evaluate("""() => {

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 import torch
-from browser import browser, missing, site  # noqa: F401
+from browser import missing
 from conftest import ROOT
 from strings import HAND_PICKED, random_strings
 
@@ -58,7 +58,7 @@ def published(name):
 
 
 @pytest.fixture(scope="session")
-def engine(browser, site):  # noqa: F811
+def engine(browser, site):
     """A page with nothing but src/gpt2.js, the model and the tokenizer; it evaluates JavaScript."""
     page = browser.new_page()
     page.goto(f"{site}/{PAGE.replace('live.html', '')}")
@@ -297,7 +297,7 @@ class Reader:
 
 
 @pytest.fixture
-def reader(browser, site):  # noqa: F811
+def reader(browser, site):
     """Open the chapter, with a state in the address if one is given."""
     pages = []
 
@@ -483,6 +483,17 @@ def test_works_from_disk(reader, fairy):
 def test_nothing_is_wider_than_the_screen(reader, size):
     page = reader("prompt=A+king&head=0.0&off=h.1.mlp", size=size).load()
     assert page.page.evaluate("document.documentElement.scrollWidth") <= size[0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nobody_is_shut_out(reader, scheme):
+    page = reader("prompt=A+king&head=0.0&off=h.1.mlp+h.2.attn.0&top_k=3").load().page
+    page.emulate_media(color_scheme=scheme)
+    page.wait_for_selector(".live-looked span")
+    page.add_script_tag(path=ROOT / "tests/axe/axe.min.js")
+    found = page.evaluate("axe.run('#live').then((result) => result.violations)")
+    grave = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in grave] == []
 
 
 @pytest.mark.parametrize("name", ["fairy-gpt2", "gpt2-js"])

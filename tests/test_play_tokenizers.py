@@ -9,7 +9,6 @@ from itertools import pairwise
 from urllib.parse import quote
 
 import pytest
-from browser import browser, site  # noqa: F401
 from conftest import ROOT
 from strings import HAND_PICKED, gemma_strings, random_strings
 
@@ -33,7 +32,7 @@ def python(gemma):
 
 
 @pytest.fixture
-def page(browser):  # noqa: F811
+def page(browser):
     """An empty page; what goes wrong in the picture's scripts fails the test."""
     page = browser.new_page(viewport={"width": 1000, "height": 900})
     ours = re.compile("play|gemma3-tokenizer")  # and not MathJax, which takes long
@@ -49,7 +48,7 @@ def page(browser):  # noqa: F811
 
 
 @pytest.fixture
-def show(page, site):  # noqa: F811
+def show(page, site):
     """Open the picture in a state of the address."""
 
     def open_page(root=site, **state):
@@ -64,7 +63,7 @@ def show(page, site):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def loaded(browser, site):  # noqa: F811
+def loaded(browser, site):
     """A page with both vocabularies loaded, for tests that call its tokenizers."""
     page = browser.new_page()
     page.goto(f"{site}/{PAGE}")
@@ -347,7 +346,7 @@ def test_it_fits_on_a_telephone(show):
     assert inner <= box["x"] + box["width"]
 
 
-def test_links_lead_to_the_lines_that_join(show, site):  # noqa: F811
+def test_links_lead_to_the_lines_that_join(show, site):
     picture = show(preset="english", part="gpt2", at=0)
     links = picture.locator(".tz-ladders .play-source")
     links.first.wait_for()
@@ -389,7 +388,7 @@ def test_the_address_keeps_text_and_joins(show, python):
 
 @pytest.mark.parametrize("name", ["gpt2-vocabulary", "gemma-vocabulary", "gemma3-tokenizer"])
 @pytest.mark.parametrize("disk", [False, True], ids=["served", "disk"])
-def test_a_missing_file_is_said_and_may_come_later(show, site, name, disk):  # noqa: F811
+def test_a_missing_file_is_said_and_may_come_later(show, site, name, disk):
     picture = show(root=(ROOT / "_build/html").as_uri() if disk else site)
     pattern = re.compile(name)
     picture.page.route(pattern, lambda route: route.abort())

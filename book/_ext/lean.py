@@ -21,6 +21,7 @@ from sphinx.application import Sphinx
 UNUSED = (  # files and folders of _static, by pattern
     "**/*.map",
     "*webpack-macros.html",
+    "fonts/*.py",
     "images/logo_*",
     "locales",
     "mathjax",  # in the folder of a build by an earlier version

@@ -7,6 +7,7 @@ font that knows how roots and brackets grow, which not every machine has: ``book
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -18,14 +19,17 @@ from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
 
 CONVERTER = LatexToMathML(fancy_error=False)
+PRIMED = re.compile(r"<msup>(<mi>[^<]*</mi>)<mo>([′″])</mo></msup>")
 
 
 def mathml(latex: str, display: bool, where: str) -> str:
     """Convert a formula; where it stands is for the message if it can't be converted."""
     try:
-        return CONVERTER.convert_with_local_state(latex, displaystyle=display)
+        formula = CONVERTER.convert_with_local_state(latex, displaystyle=display)
     except LatexError as error:
         raise ExtensionError(f"{where}: {error}\n{latex}") from None
+    # A font's primes are raised already; as an exponent they would be tiny and far up.
+    return PRIMED.sub(r'<mrow>\1<mo lspace="0" rspace="0">\2</mo></mrow>', formula)
 
 
 def one_formula(latex: str) -> str:

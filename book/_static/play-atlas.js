@@ -447,7 +447,7 @@
         play.el("caption", {}, "Means over all queries but the first two",
           this.out ? ", the first token taken out" : ""),
         play.el("thead", {}, play.el("tr", {}, play.el("td", {}),
-          play.el("th", { scope: "col" }, "this head"), play.el("th", { scope: "col" }, "an even head"))),
+          play.el("th", { scope: "col" }, "this head"), play.el("th", { scope: "col" }, "even head"))),
         play.el("tbody", {}, rows));
     }
 

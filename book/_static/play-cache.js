@@ -22,18 +22,14 @@
   /* What the cache depends on, with the window of each layer, Infinity if it has none; defaults are
      those of fields that are left out (or null), by model_type. */
   function readConfig(text, defaults) {
-    let top;
-    try {
-      top = JSON.parse(text);
-    } catch (error) {
-      throw new Error(`This is not JSON: ${error.message}.`);
-    }
-    if (!isObject(top)) throw new Error("This is JSON, but no object with fields.");
+    const top = JSON.parse(text);
+    if (!isObject(top)) throw new SyntaxError("no object with fields");
     if (top.text_config != null && !isObject(top.text_config)) refuse("text_config", top.text_config, "an object");
-    const { model_type } = { ...top, ...top.text_config }; // models that see have a config for text
-    const given = Object.entries({ ...top, ...top.text_config }).filter(([, value]) => value !== null);
-    const c = { ...defaults[model_type], ...Object.fromEntries(given) };
-    for (const name of OTHERWISE) if (c[name]) refuse(name, c[name], "left out: this is another kind of cache");
+    const whole = { ...top, ...top.text_config }; // models that see have a config for text
+    const given = Object.entries(whole).filter(([, value]) => value !== null);
+    const c = { ...defaults[whole.model_type], ...Object.fromEntries(given) };
+    const other = OTHERWISE.find((name) => c[name]);
+    if (other) refuse(other, c[other], "left out: this is another kind of cache");
 
     const number = (largest, ...names) => {
       const name = names.find((name) => name in c);
@@ -46,12 +42,14 @@
     const keyHeads = "num_key_value_heads" in c ? number(10_000, "num_key_value_heads") : heads;
     if (heads % keyHeads) refuse("num_key_value_heads", keyHeads, `a divisor of the ${heads} heads`);
     const size = "head_dim" in c ? number(10_000, "head_dim") : number(1e6, "hidden_size", "n_embd") / heads;
-    if (size % 1) refuse("hidden_size" in c ? "hidden_size" : "n_embd", size * heads, `a multiple of the ${heads} heads`);
+    if (size % 1) {
+      refuse("hidden_size" in c ? "hidden_size" : "n_embd", size * heads, `a multiple of the ${heads} heads`);
+    }
     const context = number(1e8, "max_position_embeddings", "n_positions", "n_ctx");
     const kinds = readKinds(c, layers);
     const window = kinds.includes(LOCAL) ? number(1e8, "sliding_window") : Infinity;
     const windows = kinds.map((kind) => (kind === LOCAL ? window : Infinity));
-    return { windows, heads, keyHeads, size, context, model_type };
+    return { windows, heads, keyHeads, size, context, type: c.model_type };
   }
 
   /* The kind of each layer: listed, or by a pattern, or all global if there is no window. */
@@ -66,7 +64,7 @@
     if (Number.isInteger(c.max_window_layers)) return numbers.map((i) => (i > c.max_window_layers ? LOCAL : GLOBAL));
     const name = ["sliding_window_pattern", "_sliding_window_pattern"].find((name) => name in c);
     const pattern = name ? c[name] : PATTERNS[c.model_type];
-    if (pattern === undefined) throw new Error("config.json: layer_types is missing, so who has the sliding_window?");
+    if (pattern === undefined) throw new Error("config.json: layer_types is missing; who has the sliding_window?");
     if (!(pattern >= 1)) refuse(name, pattern, "a number from 1");
     return numbers.map((i) => (i % pattern ? LOCAL : GLOBAL));
   }
@@ -116,11 +114,9 @@
     };
     const area = play.el("textarea", {
       rows: 6, spellcheck: "false", "aria-label": "The config.json of a model",
-      placeholder: "Paste the config.json of a model here.",
-      oninput: () => play.set(controls.config.input, "own"),
+      placeholder: "Paste a config.json here.", oninput: () => play.set(controls.config.input, "own"),
     });
-    const total = play.el("p", { "aria-live": "polite" });
-    const result = play.el("div");
+    const total = play.el("p", { "aria-live": "polite" }), result = play.el("div");
 
     /* Put a preset's config into the text, and read the text. */
     function fill(name) {
@@ -131,7 +127,8 @@
         config = readConfig(area.value, defaults);
       } catch (error) {
         total.replaceChildren();
-        result.replaceChildren(play.el("p", { class: "play-error", role: "alert" }, error.message));
+        const what = error instanceof SyntaxError ? "This is not a config in JSON: " : "";
+        result.replaceChildren(play.el("p", { class: "play-error", role: "alert" }, what, error.message));
         return;
       }
       steps = lengths(config.context);
@@ -142,7 +139,7 @@
 
     function draw() {
       if (!config) return;
-      const { windows, heads, keyHeads, size, context, model_type } = config;
+      const { windows, heads, keyHeads, size, context, type } = config;
       const { tokens, texts, bytes } = state;
       const local = windows.filter((window) => window < Infinity), global = windows.length - local.length;
       const place = 2 * keyHeads * size * bytes; // a key and a value
@@ -153,17 +150,17 @@
       const kept = bytesOf(grown(tokens, window, chunk), grown(tokens, context, chunk));
       const variants = [
         ["What queries can still see", now],
-        model_type === "gemma3_text"
+        type === "gemma3_text"
           ? [["As ", picture.line("grow", "gemma3.py"), " keeps it: in steps, with room for a chunk"], kept] : null,
         ["Without windows", bytesOf(tokens, tokens)],
         ["With windows, and a key and a value for each query head", now.map((n) => (n * heads) / keyHeads)],
       ].filter(Boolean);
       const [whole, most] = [sum(now), Math.max(...variants.map(([, parts]) => sum(parts)))];
-
       const row = (colour, name, places, bytes) => play.el("tr", {},
         play.el("td", {}, play.el("i", { class: colour }), ` ${name}`),
         play.el("td", {}, count(places)), play.el("td", {}, show(bytes)));
-      total.replaceChildren(`The cache of ${plural(texts, "text")} of ${plural(tokens, "token")} takes `, show(whole), ".");
+      const what = `${plural(texts, "text")} of ${plural(tokens, "token")}`;
+      total.replaceChildren(`The cache of ${what} takes `, show(whole), ".");
       result.replaceChildren(
         play.el("table", { class: "cache-kinds" },
           play.el("tr", {}, ["Layers", "Places", "Bytes"].map((name) => play.el("th", { scope: "col" }, name))),
@@ -171,15 +168,15 @@
           global ? row("cache-global", `${global} global`, tokens, now[1]) : null),
         play.el("p", {}, `A place takes ${count(place)} bytes in each layer: a key and a value of `,
           `${plural(keyHeads, "head")}, ${plural(size, "feature")} each, ${plural(bytes, "byte")} a number. `,
-          picture.line(model_type === "gpt2" ? "gpt2" : "shape")),
-        play.el("ul", { class: "cache-variants" }, variants.map(([name, parts]) => bar(name, parts, whole, most))),
+          picture.line(type === "gpt2" ? "gpt2" : "shape")),
+        play.el("ul", { class: "cache-variants" }, variants.map(([name, parts]) => line(name, parts, whole, most))),
       );
     }
 
     const sum = ([local, global]) => local + global;
 
     /* A line of text and a bar: a size, and how many times as large as the cache it is. */
-    function bar(name, parts, whole, most) {
+    function line(name, parts, whole, most) {
       const times = sum(parts) === whole ? "" : ` (× ${rounded(sum(parts) / whole)})`;
       const part = (kind, i) => play.el("span", { class: kind, style: `width: ${(100 * parts[i]) / most}%` });
       return play.el("li", {}, name, ": ", show(sum(parts)), times,
@@ -187,11 +184,8 @@
     }
 
     const { config: model, ...others } = controls;
-    root.append(
-      play.el("div", { class: "play-bar" }, model.element), area,
-      play.el("div", { class: "play-bar" }, Object.values(others).map(({ element }) => element)),
-      total, result,
-    );
+    const bar = (...fields) => play.el("div", { class: "play-bar" }, fields.map(({ element }) => element));
+    root.append(bar(model), area, bar(...Object.values(others)), total, result);
     fill(chosen);
 
     root.addEventListener("change", () => { picture.state = state; });

@@ -200,7 +200,8 @@ class Live {
       { type: "button", onclick: () => this.load() },
       `Load the model (${(size / 1e6).toFixed(0)} MB)`,
     );
-    this.said = el("p", { role: "status", class: "play-muted" });
+    const promise = "It runs in your browser: nothing that you type leaves it.";
+    this.said = el("p", { role: "status", class: "play-muted" }, promise);
     this.start = el("div", { class: "play-bar" }, this.button, this.bar);
     this.root.append(this.start, this.said);
   }
