@@ -210,7 +210,7 @@ function box(bytes, attributes = {}) {
 function countsTable(text, original, tokens) {
   const [words, characters] = [countWords(text), [...text].length];
   const most = Math.max(tokens.gpt2.length, tokens.gemma.length, 1);
-  const head = ["", "tokens", "tokens a word", "characters a token", "bytes a token"];
+  const head = ["tokenizer", "tokens", "tokens a word", "characters a token", "bytes a token"];
   return play.el(
     "table",
     { class: "tz-counts" },
