@@ -392,6 +392,7 @@ play.define("tokenizers", (root, picture) => {
 
   async function useText(value) {
     choice.input.value = "";
+    root.setAttribute("aria-busy", true); // until its tokens are there, others are shown, pale
     if (!(await ready()) || field.value !== value) return; // more was typed meanwhile
     const text = value.toWellFormed();
     const tokens = {};
@@ -410,6 +411,7 @@ play.define("tokenizers", (root, picture) => {
     }
     Object.assign(now, { preset, text, original, tokens, groups: groups(original, tokens) });
     choice.input.value = preset;
+    root.setAttribute("aria-busy", false);
     counts.replaceChildren(countsTable(text, original, tokens));
     const { gpt2, gemma } = tokens;
     const ends = new Set(gpt2.map((token) => token.end));
