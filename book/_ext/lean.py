@@ -116,7 +116,11 @@ def drop_unused(app: Sphinx, error: Exception | None) -> None:
             else:
                 path.unlink()
     used = used_names(Path(app.outdir))
-    ours = {static / style for style, _ in app.config.html_css_files}
+    ours = {
+        static / path.relative_to(folder)
+        for folder in (Path(app.srcdir, name) for name in app.config.html_static_path)
+        for path in folder.rglob("*.css")
+    }
     for path in set(static.rglob("*.css")) - ours:
         path.write_text(slim_css(path.read_text("utf-8"), used), "utf-8")
 
