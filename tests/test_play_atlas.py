@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from browser import browser, site  # noqa: F401
 from conftest import ROOT
 from safetensors import safe_open
 
@@ -29,7 +28,7 @@ def about(text):
 
 
 @pytest.fixture(scope="module")
-def python(gemma, site):  # noqa: F811
+def python(gemma, site):
     """The patterns (L, H, T, T) of a model for the text in a data file."""
     small, small_tokenizer = gpt2.load(str(ROOT / "book/models/fairy-gpt2"))
     config, params, tokenizer = gemma3.load(str(gemma))
@@ -49,7 +48,7 @@ def python(gemma, site):  # noqa: F811
 
 
 @pytest.fixture
-def page(browser):  # noqa: F811
+def page(browser):
     """An empty page; an error in its scripts fails the test."""
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     errors = []
@@ -60,7 +59,7 @@ def page(browser):  # noqa: F811
 
 
 @pytest.fixture
-def show(page, site):  # noqa: F811
+def show(page, site):
     """Open the picture in a state of the address."""
 
     def open_page(state="", root=site):
@@ -269,7 +268,7 @@ def test_a_part_is_in_sight(show, page, model):
         ("gemma3", "gemma3/attention", "jax.nn.softmax(scores)"),
     ],
 )
-def test_lines_of_the_source_and_back(show, page, site, model, chapter, text):  # noqa: F811
+def test_lines_of_the_source_and_back(show, page, site, model, chapter, text):
     picture = show(f"model={model}&layer=0&head=0")
     href = picture.locator(".atlas-detail .play-source").get_attribute("href")
     file, _, line = href.rpartition("#L")
@@ -297,7 +296,7 @@ def spoil(page, text, how):
 
 
 @pytest.mark.parametrize("how", ["missing", "cut", "reversed"])
-def test_bad_data_is_said(page, site, how):  # noqa: F811
+def test_bad_data_is_said(page, site, how):
     spoil(page, "tale", how)
     page.goto(f"{site}/{PAGE}")
     alert = page.locator("#atlas [role=alert]")
@@ -338,7 +337,7 @@ def test_a_telephone(show, page):
     assert not picture.locator(".atlas-arcs").is_visible()
 
 
-def test_what_loads_with_the_page(site):  # noqa: F811
+def test_what_loads_with_the_page(site):
     [data] = (HTML / "_play").glob("atlas-tale.*.safetensors")
     ours = [data, *(HTML / "_static").glob("play.*"), *(HTML / "_static").glob("play-atlas.*")]
     assert len(ours) == 5 and sum(path.stat().st_size for path in ours) < 350_000

@@ -5,7 +5,6 @@ import urllib.request
 
 import numpy as np
 import pytest
-from browser import browser, site  # noqa: F401 (fixtures)
 from conftest import ROOT
 
 import gpt2
@@ -18,7 +17,7 @@ PROMPTS = {
 
 
 @pytest.fixture
-def page(browser, site):  # noqa: F811
+def page(browser, site):
     """The chapter's page, on a screen of 1,400 pixels, and `go` to a state of the picture."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
 
@@ -40,7 +39,7 @@ def small():
     return {key: step_data.gpt2_steps(model, tokenizer, text) for key, text in PROMPTS.items()}
 
 
-def published(page, site, name):  # noqa: F811
+def published(page, site, name):
     """The arrays and facts of a published file, read from the page's own files."""
     digest = json.loads(page.locator("#steps").get_attribute("data-files"))[name]
     with urllib.request.urlopen(f"{site}/_play/{name}.{digest}.safetensors") as response:
@@ -101,7 +100,7 @@ def test_the_pattern_is_that_of_python(page, small):
     assert np.allclose(shares, data["patterns"][3, 2, 7, :8] / 65535, atol=0.006)
 
 
-def test_gemma_goes_in_step(page, site):  # noqa: F811
+def test_gemma_goes_in_step(page, site):
     page.go(prompt="fact", part="mlp", model="gpt2", layer=7, position=3)
     data, about = published(page, site, "steps-fact")
     text = panel(page, 1).locator(".steps-token[aria-pressed=true] span").text_content()
@@ -156,7 +155,7 @@ def test_an_address_gives_its_state_again(page):
 
 
 @pytest.mark.parametrize("part", ["gemma3.rope", "gpt2.mlp", "gemma3.norm", "gpt2.embedding"])
-def test_a_line_of_src_leads_to_its_part_and_back(page, site, part):  # noqa: F811
+def test_a_line_of_src_leads_to_its_part_and_back(page, site, part):
     page.go(part=part)
     model, name = part.split(".")
     where = panel(page, ["gpt2", "gemma3"].index(model))
@@ -187,7 +186,7 @@ def test_all_parts_of_all_prompts_can_be_seen(page):
     assert not [text for text in errors if "steps" in text]
 
 
-def test_a_missing_file_is_said_and_the_rest_works(page, site):  # noqa: F811
+def test_a_missing_file_is_said_and_the_rest_works(page, site):
     page.route("**/_play/steps-fact.*", lambda route: route.fulfill(status=404))
     page.route("**/_play/steps-king-vectors.*", lambda route: route.fulfill(status=404))
     page.go()
@@ -202,7 +201,7 @@ def test_a_missing_file_is_said_and_the_rest_works(page, site):  # noqa: F811
     assert "steps-king-vectors" in text and "missing" in text
 
 
-def test_it_fits_on_a_telephone(browser, site):  # noqa: F811
+def test_it_fits_on_a_telephone(browser, site):
     page = browser.new_page(viewport={"width": 400, "height": 800})
     page.goto(f"{site}/book/play/steps.html#steps&part=gemma3.qkv")
     page.wait_for_selector("#steps .steps-strips")
