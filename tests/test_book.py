@@ -176,8 +176,11 @@ def test_the_caption_of_a_tangled_cell_leads_to_its_code(target, fragment):
 
     (caption,) = page(cell.docname).select(f"#code-cell-{cell.number} .tangled-caption")
     assert caption.get_text().startswith(f"{target}, ")
+    for link in caption.select(".tangled-play a"):  # to a picture that plays the cell
+        name, anchor = follow(cell.docname, link["href"])
+        assert page(name).find(id=anchor.split("&")[0])["class"] == ["play"]
     shown = []
-    for link in caption.find_all("a"):
+    for link in caption.select("a:not(.tangled-play a)"):
         name, anchor = follow(cell.docname, link["href"])
         assert name == TANGLED[target].page
         first, last = (int(number) for number in anchor.removeprefix("L").split("-L"))
