@@ -35,11 +35,12 @@ def test_rules_for_classes_that_are_not_used_are_left_out(css, slim):
 
 
 def test_names_of_classes_are_those_of_pages_and_scripts(tmp_path):
-    (tmp_path / "_static").mkdir()
     (tmp_path / "page.html").write_text('<p class="one two" id="three">four</p>')
-    (tmp_path / "_static/code.js").write_text('element.classList.add("five-six")')
-    used = lean.used_names(tmp_path)
-    assert {"one", "two", "five-six"} <= used and not {"three", "four"} & used
+    script = tmp_path / "code.js"
+    script.write_text('element.classList.add("five-six")')
+    (tmp_path / "other.js").write_text("seven")
+    used = lean.used_names(tmp_path, [script])
+    assert {"one", "two", "five-six"} <= used and not {"three", "four", "seven"} & used
 
 
 def test_a_figure_is_shorter_and_keeps_what_shows():

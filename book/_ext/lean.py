@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -115,22 +116,25 @@ def drop_unused(app: Sphinx, error: Exception | None) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-    used = used_names(Path(app.outdir))
     ours = {
         static / path.relative_to(folder)
         for folder in (Path(app.srcdir, name) for name in app.config.html_static_path)
-        for path in folder.rglob("*.css")
+        for path in folder.rglob("*.*")
     }
+    used = used_names(Path(app.outdir), set(static.rglob("*.js")) - ours)
     for path in set(static.rglob("*.css")) - ours:
         path.write_text(slim_css(path.read_text("utf-8"), used), "utf-8")
 
 
-def used_names(directory: Path) -> set[str]:
-    """Find all names of classes on the pages, and all words of the scripts, which may add some."""
+def used_names(directory: Path, scripts: Iterable[Path]) -> set[str]:
+    """Find all names of classes on the pages, and all words of the scripts, which may add some.
+
+    The book's own scripts are not among these: what they make has styles of its own.
+    """
     pages = (path.read_text("utf-8") for path in directory.rglob("*.html"))
-    scripts = (path.read_text("utf-8") for path in directory.glob("_static/**/*.js"))
+    texts = (path.read_text("utf-8") for path in scripts)
     names = {name for page in pages for value in CLASS.findall(page) for name in value.split()}
-    return names | {word for script in scripts for word in re.findall(r"[A-Za-z_][\w-]*", script)}
+    return names | {word for text in texts for word in re.findall(r"[A-Za-z_][\w-]*", text)}
 
 
 CLASS = re.compile(r'\bclass=["\']([^"\']*)["\']')
