@@ -635,20 +635,20 @@ def test_untangling_without_edits(tangled):
 # ---------------------------------------------------------------------------------- JavaScript
 
 JS = "src/m.js"
-FIRST = "/* A greeting. */\nfunction greet(name) {\n  return `hello ${name}`; // import x\n}"
-SECOND = "const a = 1;\n\nconst b = { c: a };"
+GREET = "/* A greeting. */\nfunction greet(name) {\n  return `hello ${name}`; // import x\n}"
+NAMED = "const a = 1;\n\nconst b = { c: a };"
 
 
 @pytest.fixture
 def javascript(book):
     """A book whose cells go to a Python and a JavaScript file by turns, tangled."""
-    root = book(cell(FIRST, JS) + cell("x = 1") + cell(SECOND, JS), cell("greet(b.c);", JS))
+    root = book(cell(GREET, JS) + cell("x = 1") + cell(NAMED, JS), cell("greet(b.c);", JS))
     write(root)
     return root
 
 
 def test_javascript_is_put_together_as_it_is(javascript):
-    assert body(javascript, JS) == f"{FIRST}\n\n{SECOND}\n\ngreet(b.c);\n"
+    assert body(javascript, JS) == f"{GREET}\n\n{NAMED}\n\ngreet(b.c);\n"
     assert body(javascript) == "\nx = 1\n"
     first = (javascript / JS).read_text().partition("\n")[0]
     assert first.startswith("// Tangled from book/a/{one,two}.md; sha256 ")
