@@ -637,10 +637,12 @@ def build(root, ci=False):
 
 
 def test_an_incremental_build_shows_what_is_new_and_nothing_stale(book):
-    for name in ("tangle.py", "dependencies.py", "execute.py", "tiny_models.py"):
-        shutil.copy(REPOSITORY / "book/_ext" / name, book / "book/_ext")
+    names = "tangle dependencies execute tiny_models play_pages playground mathml accessible lean"
+    for name in names.split():
+        shutil.copy(REPOSITORY / "book/_ext" / f"{name}.py", book / "book/_ext")
     shutil.copy(REPOSITORY / "_config.yml", book)
-    shutil.copytree(REPOSITORY / "book/_static", book / "book/_static")
+    for folder in ("_static", "_templates"):
+        shutil.copytree(REPOSITORY / "book" / folder, book / "book" / folder)
     (book / "book/references.bib").touch()
     model, use = book / "_build/html/book/model.html", book / "_build/html/book/use.html"
 
