@@ -92,7 +92,7 @@ def pictures(
             text = text if isinstance(text, str) else "".join(text)
             name, _, title = PICTURE.search(text).groups()
             for part, target, quoted in LINK.findall(text):
-                line = line_of(tangled, target, unquote(unescape(quoted)), docname)
+                line = line_of(tangled, target, quoted, docname)
                 yield Picture(docname, unescape(title), f"{name}&part={part}", target, line)
 
 
@@ -107,8 +107,9 @@ def of_fragment(all_pictures: Iterable[Picture], target: str, fragment: Fragment
     return list(found.values())
 
 
-def line_of(tangled: Mapping[str, Tangled], target: str, text: str, docname: str) -> int:
-    """Find the one line of a file that has this text in it."""
+def line_of(tangled: Mapping[str, Tangled], target: str, quoted: str, docname: str) -> int:
+    """Find the one line of a file that has in it the text that a link quotes."""
+    text = unquote(unescape(quoted))
     if target not in tangled:
         raise PlayError(f"{docname}: a picture links to {target}, which no chapter makes")
     lines = tangled[target].text.split("\n")
@@ -128,7 +129,7 @@ def resolve(
 
     def link(match: re.Match[str]) -> str:
         part, target, quoted = match.groups()
-        line = line_of(tangled, target, unquote(unescape(quoted)), docname)
+        line = line_of(tangled, target, quoted, docname)
         return f'data-part="{part}" data-line="{line}" href="{uri(tangled[target].page)}#L{line}"'
 
     return LINK.sub(link, body)
