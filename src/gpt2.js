@@ -1,4 +1,4 @@
-// Tangled from book/play/live.md; sha256 e0c96799288c
+// Tangled from book/play/live.md; sha256 b29285522287
 /* GPT-2 in plain JavaScript: continue a prompt in a page, a worker or Node. See gpt2.py. */
 "use strict";
 
@@ -214,7 +214,7 @@ function load(buffer) {
 
 /* The top_k likeliest tokens, best first, and in what proportions they are to be drawn. */
 function choices(logits, { temperature, top_k, top_p }) {
-  const least = logits.slice().sort()[logits.length - top_k];
+  const least = logits.slice(0, 2000 + top_k).sort().at(-top_k);
   const ids = [];
   for (let id = 0; id < logits.length; id++)
     if (logits[id] >= least)
