@@ -291,7 +291,9 @@ class Reader:
 
     def bars(self, column=0):
         """The labels of the chances and, in per cent, what the model says and what is drawn."""
-        texts = self.page.locator(f".live-bars >> nth={column} >> li").all_inner_texts()
+        rows = "document.querySelectorAll('.live-bars')[column].querySelectorAll('li')"
+        # Read in one go: the page may draw the bars anew between finding and reading them.
+        texts = self.page.evaluate(f"(column) => [...{rows}].map((li) => li.innerText)", column)
         rows = [re.fullmatch(r"(.*)\n([\d.]+) → ([\d.]+|–) %", text).groups() for text in texts]
         return [(a, float(b), None if c == "–" else float(c)) for a, b, c in rows]
 
