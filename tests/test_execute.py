@@ -431,6 +431,8 @@ def test_a_file_that_changes_meanwhile_executes_the_chapter_again(book):
     [
         "%%bash\nPYTHONPATH=src python -c 'import helper'",
         '%%bash\npython -I -c \'open("sr" "c/helper.py")\'',
+        "%%bash\nunset HOME TINY_MODELS_RECORD\npython -c 'import this'",
+        '%%bash\nunset "${!TINY@}"\npython -c "import this"',
         "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'import this'], env={})",
     ],
 )
@@ -440,6 +442,14 @@ def test_a_python_that_records_nothing_may_have_read_everything_of_ours(book, ce
     assert stale(book) == {}
     replace(sources(book, "model"), "2 * SIZE", "SIZE * 2")
     assert stale(book)["book/alone"] == "src/helper.py changed"
+
+
+def test_a_shell_that_unsets_other_names_is_seen(book):
+    cell = "%%bash\nunset HOME\npython -c 'import this' > /dev/null"
+    replace(sources(book, "alone"), 'import yaml\n\nprint("alone")', cell)
+    execute_stale(book, lambda _: None)
+    replace(sources(book, "model"), "2 * SIZE", "SIZE * 2")
+    assert "book/alone" not in stale(book)
 
 
 def test_a_sitecustomize_of_the_reader_runs_too(book, tmp_path, monkeypatch):

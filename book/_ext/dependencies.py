@@ -48,7 +48,12 @@ IGNORED |= {".pytest_cache", ".ruff_cache", "site-packages"}
 NOT_WEIGHTS = ("*.md", "run-*.pt*")  # a model's description, and a training run's last checkpoint
 LARGE = 2**20  # bytes; the digest of a larger file is remembered
 SHELL = re.compile(r"\s*%%(?:bash|sh|script|sx|system|!)")
-UNSEEN = re.compile(r"\bPYTHONPATH\b|\bpython[\w.]*\s+(?:-\w+\s+)*-\w*[IES]|\benv\s+-|\bunset\s")
+# A shell may start a Python that does not record: its path is set, or the environment is left out,
+# or unset, unless plain other names are (`unset HOME`).
+UNSEEN = re.compile(
+    r"\bPYTHONPATH\b|\bpython[\w.]*\s+(?:-\w+\s+)*-\w*[IES]|\benv\s+-"
+    r"|\bunset\b[^\n;&|]*(?:TINY_MODELS|[^\w\s-])"
+)
 
 Fingerprint = dict[str, dict[str, str]]
 
