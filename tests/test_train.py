@@ -1,7 +1,8 @@
-"""src/train.py: its parts against direct computations, and its command line on a tiny corpus."""
+"""src/train.py, corpus.py and rows.py: each part for itself, then the command on a tiny corpus."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -19,7 +20,9 @@ from safetensors.torch import load_file
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
+import corpus as corpus_module
 import gpt2
+import rows
 import train
 
 FAIRY = Path(__file__).resolve().parents[1] / "book/models/fairy-gpt2"
@@ -58,30 +61,113 @@ OTHER = "There was once a king who had three sons. " * 60 + "\n"
 
 @pytest.mark.parametrize("heading", ["THE GOLDEN GOOSE", "The Golden Goose", "XII. THE KING'S SON"])
 def test_a_heading_ends_a_story_and_begins_the_next(heading):
-    assert train.stories(f"{LONG}{heading}\n{OTHER}") == [LONG, OTHER]
-    assert train.stories(f"A BOOK\nThe first\n{LONG}{heading}\n{OTHER}") == [LONG, OTHER]
+    assert corpus_module.stories(f"{LONG}{heading}\n{OTHER}") == [LONG, OTHER]
+    assert corpus_module.stories(f"A BOOK\nThe first\n{LONG}{heading}\n{OTHER}") == [LONG, OTHER]
 
 
 @pytest.mark.parametrize("line", ["'Come in.'", '"Come in!"', "Come in;", "Go on-", "It (ran)"])
 def test_a_short_line_that_ends_in_punctuation_is_no_heading(line):
-    assert train.stories(f"{LONG}{line}\n{OTHER}") == [f"{LONG}{line}\n{OTHER}"]
+    assert corpus_module.stories(f"{LONG}{line}\n{OTHER}") == [f"{LONG}{line}\n{OTHER}"]
 
 
 @pytest.mark.parametrize("line", ["II.", "XIV", "I", "[From the Danish.]", "[1] A note"])
 def test_numbers_of_parts_and_remarks_are_left_out(line):
-    assert train.stories(f"{LONG}{line}\n{OTHER}") == [LONG + OTHER]
+    assert corpus_module.stories(f"{LONG}{line}\n{OTHER}") == [LONG + OTHER]
 
 
 @pytest.mark.parametrize("note", ["This folk-tale", "Folk-lore", "The Editor", "In translation"])
 def test_what_talks_like_an_editor_is_left_out(note):
-    assert train.stories(f"{LONG}NOTES\n{note} is known. {OTHER}") == [LONG]
+    assert corpus_module.stories(f"{LONG}NOTES\n{note} is known. {OTHER}") == [LONG]
 
 
 def test_only_what_is_long_enough_is_a_story():
-    assert train.stories("") == []
+    assert corpus_module.stories("") == []
     for length, found in ((2000, 0), (2001, 1)):
         text = "a" * (length - 2) + ".\n"
-        assert len(text) == length and len(train.stories(f"A STORY\n{text}")) == found
+        assert len(text) == length and len(corpus_module.stories(f"A STORY\n{text}")) == found
+
+
+def test_where_stories_are_parted_already_all_of_them_are_taken():
+    book = f"{END}A short one.\n\n{END}\nII.\nThe Editor\n{END}\n"
+    assert corpus_module.stories(book) == ["A short one.", "II.\nThe Editor"]
+
+
+# -------------------------------------------------------------------------------------- held out
+
+
+def number(n: int, words: int = 30) -> str:
+    return f"{n} " * words
+
+
+def test_a_passage_is_twenty_words_whatever_stands_between_them():
+    words = [f"w{n}" for n in range(22)]
+    plain = corpus_module.passages(" ".join(words))
+    assert plain == {" ".join(words[n : n + 20]) for n in range(3)}
+    assert corpus_module.passages('"' + ", ".join(words).upper() + '!"\n') == plain
+    assert corpus_module.passages(" ".join(words[:19])) == set()
+
+
+def test_every_twentieth_story_and_every_twentieth_book_are_held_out():
+    own = [number(n) for n in range(1, 42)]
+    books = [[number(100 * n), number(100 * n + 1)] for n in range(1, 42)]
+    parts = corpus_module.split(own, books)
+    assert parts["held_out_stories"] == [own[19], own[39]]
+    assert parts["held_out_books"] == [*books[19], *books[39]]
+    rest = [story for n, story in enumerate(own, 1) if n not in (20, 40)]
+    rest += [story for n, book in enumerate(books, 1) if n not in (20, 40) for story in book]
+    assert parts["trained_on"] == rest
+
+
+@pytest.mark.parametrize("shared", [19, 20])
+def test_what_shares_twenty_words_with_a_held_out_story_is_left_out(shared):
+    own = [number(n) for n in range(1, 21)]
+    copy = f"Before. {number(20, shared)} after."
+    parts = corpus_module.split(own, [[copy]])
+    assert (copy in parts["trained_on"]) == (shared == 19) and own[19] in parts["held_out_stories"]
+    parts = corpus_module.split([copy, *own[1:19], number(77), *own[1:]], [])
+    assert len(parts["trained_on"]) == 38 and number(77) in parts["held_out_stories"]
+
+
+def test_books_below_the_folder_are_not_collections(tmp_path):
+    (tmp_path / "more/even").mkdir(parents=True)
+    for n in range(1, 21):
+        (tmp_path / f"{n:02}.txt").write_text(f"{number(n)}{END}")
+        (tmp_path / f"more/{'even/' * (n % 2)}{n:02}.txt").write_text(f"{number(n + 50)}{END}")
+    (tmp_path / "README.md").write_text(f"{number(99)}{END}")
+    parts = corpus_module.read_corpus(tmp_path)
+    assert [len(part) for part in parts.values()] == [38, 1, 1]
+    assert parts["held_out_stories"] == [number(20).strip()]
+    assert parts["held_out_books"] == [number(69).strip()]
+
+
+# ------------------------------------------------------------------------------------------ rows
+
+
+def test_tokens_that_occur_twenty_times_get_rows_and_the_others_share_one():
+    ids = torch.tensor([5] * 20 + [2] * 19 + [7] * 100)
+    often, row = rows.compact(ids, 9)
+    assert often.tolist() == [5, 7] and row.tolist() == [2, 2, 2, 2, 2, 0, 2, 1, 2]
+    assert row[ids].bincount().tolist() == [20, 100, 19]
+
+
+@torch.no_grad()
+def test_a_model_that_begins_with_a_full_one_gives_its_scores():
+    full = new_model(vocab_size=40)
+    often = torch.tensor([3, 11, 12, 39])
+    others = torch.tensor([n for n in range(40) if n not in often.tolist()])
+    full.wte.weight[others] = full.wte.weight[0].clone()  # alike, as in a file of ours
+    model = first_model(torch.tensor([1.0] * 4 + [36.0]), n_embd=8)
+    rows.begin_with(model, full, often)
+    assert model.lm_head.weight is model.wte.weight
+    compact = torch.randint(5, (2, 9))
+    ids = torch.cat((often, torch.tensor([0])))[compact]
+    ours, theirs = model.lm_head(model(compact)), full.lm_head(full(ids))
+    torch.testing.assert_close(ours[..., :4], theirs[..., often])
+    torch.testing.assert_close(ours[..., 4], theirs[..., 0] + math.log(36))
+    torch.testing.assert_close(
+        train.surprise(model, compact[:, :-1], compact[:, 1:]),
+        train.surprise(full, ids[:, :-1], ids[:, 1:]),
+    )
 
 
 # ----------------------------------------------------------------------------- loss, first weights
@@ -113,7 +199,7 @@ def first_model(counts: torch.Tensor, **config: int) -> gpt2.GPT2:
     model = gpt2.GPT2(SHAPE | {"n_embd": 64, "vocab_size": len(counts)} | config)
     model.lm_head.weight = model.wte.weight
     torch.manual_seed(0)
-    train.initialize(model, counts)
+    rows.initialize(model, counts)
     return model
 
 
@@ -163,7 +249,7 @@ def test_one_row_is_to_the_loss_what_as_many_equal_rows_would_be():
 def test_if_all_tokens_occur_the_row_of_the_others_has_no_part():
     model = first_model(torch.tensor([1.0] * 30 + [0.0]))
     ids = torch.arange(90) % 30
-    loss = train.train_step(model, optimizer_of(model), ids, 0.5)
+    loss = train.train_step(model, train.optimizers(model), ids, 0.5)
     assert loss == pytest.approx(math.log(30), abs=0.1)
     assert all(parameter.isfinite().all() for parameter in model.wte.parameters())
 
@@ -171,18 +257,26 @@ def test_if_all_tokens_occur_the_row_of_the_others_has_no_part():
 # ------------------------------------------------------------------------------------- optimization
 
 
-def optimizer_of(model: gpt2.GPT2) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.1)
-
-
 @pytest.mark.parametrize(
-    ("done", "share"), [(0.004, 0.1), (0.02, 0.5), (0.04, 0.9964), (0.5, 0.55), (1, 0.1)]
+    ("done", "share"), [(0.002, 0.1), (0.02, 1), (0.3, 1), (0.6, 1), (0.8, 0.5), (1, 0)]
 )
-def test_the_learning_rate_rises_in_a_line_and_falls_as_a_cosine(done, share):
+def test_the_learning_rate_rises_stays_and_falls(done, share):
     model = new_model(vocab_size=30)
-    optimizer = optimizer_of(model)
-    train.train_step(model, optimizer, torch.arange(90) % 30, done, batch=1, peak=0.7)
-    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.7 * share, rel=1e-3)
+    both = train.optimizers(model)
+    train.train_step(model, both, torch.arange(90) % 30, done, batch=1, peak=0.7)
+    for optimizer in both:
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.7 * share, abs=1e-6)
+
+
+def test_each_weight_has_one_optimizer_and_muon_has_the_matrices_of_the_blocks():
+    model = first_model(torch.ones(30))
+    muon, adamw = train.optimizers(model)
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adamw, torch.optim.AdamW)
+    of = [{id(p) for p in optimizer.param_groups[0]["params"]} for optimizer in (muon, adamw)]
+    for name, p in model.named_parameters():
+        is_matrix = name.startswith("h.") and p.dim() == 2
+        assert [id(p) in ids for ids in of] == [is_matrix, not is_matrix and p.requires_grad], name
+    assert sum(map(len, of)) == len([p for p in model.parameters() if p.requires_grad])
 
 
 def test_a_step_reports_the_loss_before_it_and_leaves_no_gradient():
@@ -191,8 +285,8 @@ def test_a_step_reports_the_loss_before_it_and_leaves_no_gradient():
     with torch.no_grad():
         expected = train.surprise(model, ids[None, :-1], ids[None, 1:]).mean().item()
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    loss = train.train_step(model, optimizer_of(model), ids, 0.5, batch=3, hide=0)
-    assert loss == pytest.approx(expected, rel=0.02)  # bfloat16
+    loss = train.train_step(model, train.optimizers(model), ids, 0.5, batch=3)
+    assert loss == pytest.approx(expected, rel=1e-4)
     after = list(model.parameters())
     assert all(parameter.grad is None for parameter in after)
     assert not any(a.equal(b) for a, b in zip(after, before, strict=True))
@@ -212,40 +306,20 @@ def test_the_gradient_is_that_of_the_mean_surprise_cut_to_length_1():
         def zero_grad(self):
             model.zero_grad()
 
-    train.train_step(model, Optimizer(), ids, 0.5, batch=2, hide=0)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model.lm_head(model(ids[None, :-1])).float()
+    train.train_step(model, [Optimizer()], ids, 0.5, batch=2)
+    logits = model.lm_head(model(ids[None, :-1]))
     torch.nn.functional.cross_entropy(logits.mT, ids[None, 1:]).backward()
     length = sum(p.grad.square().sum() for p in model.parameters()).sqrt().item()
     assert length > 1
     for name, parameter in model.named_parameters():
         expected = parameter.grad / length
-        torch.testing.assert_close(found[name], expected, atol=3e-3, rtol=0.05)  # bfloat16
-
-
-@pytest.mark.parametrize(("done", "share"), [(0.01, 0.1), (0.74, 0.1), (0.75, 0), (1, 0)])
-def test_a_tenth_of_what_is_read_is_hidden_until_the_last_quarter(monkeypatch, done, share):
-    model, seen = new_model(vocab_size=30), []
-
-    def surprise(model, x, answers):
-        seen.append((x, answers))
-        return model.wte.weight.sum()
-
-    monkeypatch.setattr(train, "surprise", surprise)
-    ids = torch.arange(2900) % 29  # never 29, the last
-    train.train_step(model, optimizer_of(model), ids, done, batch=400)
-    [(x, answers)] = seen
-    assert x.shape == answers.shape == (400, len(model.wpe.weight))
-    assert (answers < 29).all()
-    hidden = x == 29
-    assert hidden.float().mean().item() == pytest.approx(share, rel=0.2)
-    assert x[~hidden].equal((answers[~hidden] - 1) % 29)  # all else is as it was
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-3)
 
 
 def test_training_learns_a_text_and_that_no_other_tokens_occur():
     model = first_model(torch.tensor([1.0] * 30 + [970.0]), n_embd=32)
-    optimizer, ids = optimizer_of(model), torch.arange(300) % 30
-    losses = [train.train_step(model, optimizer, ids, n / 160, peak=2e-2) for n in range(1, 161)]
+    both, ids = train.optimizers(model), torch.arange(300) % 30
+    losses = [train.train_step(model, both, ids, n / 160, peak=2e-2) for n in range(1, 161)]
     with torch.no_grad():
         p = model.lm_head(model(ids[None, :16])).softmax(dim=2)  # (1, T, 31)
     assert losses[0] == pytest.approx(math.log(1000), abs=0.1) and losses[-1] < 0.5
@@ -292,7 +366,7 @@ def saved(folder):
     model = new_model(vocab_size=len(used) + 1)
     counts = torch.tensor([1.0] * len(used) + [N_VOCAB - len(used)])
     model.lm_head.bias = torch.nn.Parameter(counts.log(), requires_grad=False)
-    train.save(model, used, N_VOCAB, folder / "model.safetensors")
+    rows.save(model, used, N_VOCAB, folder / "model.safetensors")
     return folder, used, model
 
 
@@ -386,41 +460,50 @@ def results(folder: Path) -> tuple[bytes, bytes]:
 
 
 def test_a_run_writes_a_model_and_a_record(run, corpus, folder):
-    assert run(corpus, folder, "--steps", 3, "--seed", 5)[0] == 0
+    assert run(corpus, folder, "--steps", 3, "--seed", 5, "--peak", 0.004)[0] == 0
     record = json.loads((folder / "training.json").read_text())
-    assert record["seed"] == 5 and len(record["loss"]) == 3
-    assert list(record["held_out_bits_per_byte"]) == ["3"]
+    assert (record["seed"], record["peak"], len(record["loss"])) == (5, 0.004, 3)
     model, tokenizer = gpt2.load(folder)
-    used = has_own_row(model.wte.weight).nonzero().squeeze(1)
-    text = "".join(STORIES) + END
-    assert used.tolist() == sorted(set(tokenizer.encode(text)))
     held_out = "".join(text + END for text in STORIES[19::20])
-    ids = torch.tensor(tokenizer.encode(held_out))
-    again = train.bits_per_byte(model, ids, held_out)  # of all 50,257 tokens
-    assert record["held_out_bits_per_byte"]["3"] == pytest.approx(again, rel=1e-3)  # float16
+    trained_on = "".join(text + END for n, text in enumerate(STORIES, 1) if n % 20)
+    ids = torch.tensor(tokenizer.encode(trained_on))
+    often = (ids.bincount(minlength=N_VOCAB) >= rows.OFTEN).nonzero().squeeze(1)
+    assert has_own_row(model.wte.weight).nonzero().squeeze(1).equal(often)
+    for name, text in (("trained_on", trained_on), ("held_out_stories", held_out)):
+        assert record["sha256"][name] == hashlib.sha256(text.encode()).hexdigest()
+    measured = train.bits_per_byte(model, torch.tensor(tokenizer.encode(held_out)), held_out)
+    assert record["bits_per_byte"] == {"held_out_stories": {"3": pytest.approx(measured, rel=1e-3)}}
 
 
-def test_every_twentieth_story_is_held_out(run, corpus, folder, monkeypatch):
-    seen = {}
+def test_books_that_are_held_out_are_measured_at_the_end(run, corpus, folder):
+    (corpus / "more").mkdir()
+    for n in range(1, 21):
+        (corpus / f"more/{n:02}.txt").write_text(f"{story(n + 100)}{END}{story(n + 200)}{END}")
+    assert run(corpus, folder, "--steps", 251)[0] == 0
+    record = json.loads((folder / "training.json").read_text())
+    measured = record["bits_per_byte"]
+    assert list(measured["held_out_stories"]) == ["250", "251"]
+    assert list(measured["held_out_books"]) == ["251"]
+    model, tokenizer = gpt2.load(folder)
+    text = story(120).strip() + END + story(220).strip() + END
+    again = train.bits_per_byte(model, torch.tensor(tokenizer.encode(text)), text)
+    assert measured["held_out_books"]["251"] == pytest.approx(again, rel=1e-3)
+    assert record["sha256"]["held_out_books"] == hashlib.sha256(text.encode()).hexdigest()
 
-    def step(model, optimizer, ids, done):
-        seen["ids"], seen["context"] = ids, len(model.wpe.weight)
-        return 0.0
 
-    def measure(model, ids, text):
-        seen["held out"], seen["text"] = ids, text
-        return 0.0
-
-    monkeypatch.setattr(train, "train_step", step)
-    monkeypatch.setattr(train, "bits_per_byte", measure)
-    assert run(corpus, folder, "--steps", 1)[0] == 0
-    assert seen["text"] == STORIES[19] + END + STORIES[39] + END
-    tokenizer = gpt2.Tokenizer(json.loads((folder / "vocab.json").read_bytes()))
-    rest = "".join(text + END for n, text in enumerate(STORIES, 1) if n not in (20, 40))
-    ids = torch.tensor(tokenizer.encode(rest + seen["text"]))
-    used = ids.unique()
-    assert used[torch.cat([seen["ids"], seen["held out"]])].equal(ids)
-    assert len(seen["held out"]) == len(tokenizer.encode(seen["text"]))
+def test_a_run_can_begin_with_weights(run, corpus, folder, monkeypatch):
+    """Its first loss is about the last of the run before; without them it is that of a guess."""
+    assert run(corpus, folder, "--steps", 60, "--peak", 0.02)[0] == 0
+    last = json.loads((folder / "training.json").read_text())["loss"][-1]
+    other = copied(folder, "other")
+    for path in (*other.glob("run-*"), other / "model.safetensors"):
+        path.unlink()
+    assert run(corpus, other, "--start", folder, "--steps", 2)[0] == 0
+    first = json.loads((other / "training.json").read_text())["loss"][0]
+    assert first == pytest.approx(last, abs=0.5) and first < math.log(N_VOCAB) - 2
+    assert run(corpus, other, "--steps", 2)[0] == 0  # another run: it does not go on with the first
+    first = json.loads((other / "training.json").read_text())["loss"][0]
+    assert first == pytest.approx(math.log(N_VOCAB), abs=0.3)
 
 
 def test_a_seed_fixes_the_run(run, corpus, folder):
@@ -432,28 +515,24 @@ def test_a_seed_fixes_the_run(run, corpus, folder):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(run, corpus, folder, monkeypatch):
-    whole, steps = copied(folder, "whole"), []
+    whole, steps, allowed = copied(folder, "whole"), [], [255]
     real_step = train.train_step
 
-    def interrupted(model, optimizer, ids, done):
-        if len(steps) == 252:
+    def counted(model, optimizers, ids, done, peak):
+        if len(steps) == allowed[0]:
             raise KeyboardInterrupt
-        return counted(model, optimizer, ids, done)
-
-    def counted(model, optimizer, ids, done):
         steps.append(done)
-        return real_step(model, optimizer, ids, done, batch=2)
+        return real_step(model, optimizers, ids, done, 2, peak)
 
     monkeypatch.setattr(train, "train_step", counted)
     assert run(corpus, whole, "--steps", 255)[0] == 0
     assert len(steps) == 255
     steps.clear()
-    monkeypatch.setattr(train, "train_step", interrupted)
+    allowed[0] = 252
     with pytest.raises(KeyboardInterrupt):
         run(corpus, folder, "--steps", 255)
     assert len(json.loads((folder / "training.json").read_text())["loss"]) == 250
     steps.clear()
-    monkeypatch.setattr(train, "train_step", counted)
     assert run(corpus, folder, "--steps", 255)[0] == 0
     assert [round(done * 255) for done in steps] == [251, 252, 253, 254, 255]
     assert results(folder) == results(whole)
@@ -465,13 +544,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(run, corpus, folder, monkey
     (corpus / "b.txt").write_text("".join(f"A STORY\n{text}" for text in STORIES[15:40]))
     assert run(corpus, folder, "--steps", 2)[0] == 0
     assert run(corpus, folder, "--steps", 2, "--seed", 1)[0] == 0
-    assert len(steps) == 6 and len(list(folder.glob("run-*-*-*.pt"))) == 4
+    assert len(steps) == 6 and len(list(folder.glob("run-*.pt"))) == 4
 
 
 def test_a_finished_run_is_not_begun_again(run, corpus, folder, monkeypatch):
     assert run(corpus, folder, "--steps", 2)[0] == 0
     before = results(folder)
-    monkeypatch.setattr(train, "train_step", None)
+    monkeypatch.setattr(torch.Tensor, "backward", None)
     assert run(corpus, folder, "--steps", 2)[0] == 0
     assert results(folder) == before
 
@@ -490,7 +569,12 @@ def other_corpus(corpus: Path, folder: Path) -> None:
     (corpus / "b.txt").write_text("".join(f"A STORY\n{text}" for text in STORIES[15:40]))
 
 
-@pytest.mark.parametrize("change", [other_heads, other_ids, other_corpus])
+def other_held_out(corpus: Path, folder: Path) -> None:
+    text = (corpus / "b.txt").read_text()
+    (corpus / "b.txt").write_text(text.replace("Number 20 ", "Number 21 "))
+
+
+@pytest.mark.parametrize("change", [other_heads, other_ids, other_corpus, other_held_out])
 def test_what_a_run_depends_on_makes_another_run(run, corpus, folder, change):
     """The same command after a change trains anew; after a return it gives the first run again."""
     files = [*corpus.iterdir(), folder / "config.json", folder / "vocab.json"]
@@ -507,6 +591,21 @@ def test_what_a_run_depends_on_makes_another_run(run, corpus, folder, change):
         path.write_bytes(data)
     assert run(corpus, folder, "--steps", 2)[0] == 0
     assert results(folder) == first
+
+
+def test_other_code_of_a_step_and_another_rate_make_another_run(run, corpus, folder, monkeypatch):
+    real_step, calls = train.train_step, []
+
+    def other_step(*arguments, **options):
+        calls.append(options)
+        return real_step(*arguments, **options)
+
+    assert run(corpus, folder, "--steps", 2)[0] == 0
+    monkeypatch.setattr(train, "train_step", other_step)
+    assert run(corpus, folder, "--steps", 2)[0] == 0
+    assert run(corpus, folder, "--steps", 2, "--peak", 0.001)[0] == 0
+    assert calls == [{"peak": 0.002}] * 2 + [{"peak": 0.001}] * 2
+    assert len(list(folder.glob("run-*.pt"))) == 3
 
 
 def test_ctrl_c_says_in_one_line_that_the_same_command_goes_on(corpus, folder):
@@ -528,7 +627,7 @@ def test_too_few_stories_are_an_error(run, corpus, folder):
     status, err = run(corpus, folder)
     assert status == 2 and "Traceback" not in err
     message = err.splitlines()[-1]
-    assert message.startswith("train.py: error: ") and f"{corpus} has 19 stories" in message
+    assert message.startswith("train.py: error: ") and f"{corpus}: fewer than 20 stories" in message
     assert not (folder / "training.json").exists()
 
 
@@ -557,8 +656,13 @@ def not_utf8(corpus: Path, folder: Path) -> str:
     return "UTF-8"
 
 
+def no_corpus(corpus: Path, folder: Path) -> str:
+    shutil.rmtree(corpus)
+    return "fewer than 20 stories"
+
+
 @pytest.mark.parametrize(
-    "spoil", [no_config, no_folder, half_a_vocabulary, no_end_of_text, not_utf8]
+    "spoil", [no_config, no_folder, half_a_vocabulary, no_end_of_text, not_utf8, no_corpus]
 )
 def test_bad_input_is_one_line_and_nothing_is_written(run, corpus, folder, spoil):
     word = spoil(corpus, folder)
@@ -570,19 +674,61 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, corpus, folder, spoil
     assert set(folder.parent.rglob("*")) == before
 
 
+def no_weights(folder: Path, other: Path) -> str:
+    return "model.safetensors"
+
+
+def no_weights_at_all(folder: Path, other: Path) -> str:
+    shutil.rmtree(other)
+    return str(other)
+
+
+def weights_of_another_shape(folder: Path, other: Path) -> str:
+    (other / "config.json").write_text(json.dumps(CONFIG | {"n_layer": 1}))
+    config = json.loads((other / "config.json").read_text()) | {"vocab_size": N_VOCAB}
+    model = gpt2.GPT2(config)
+    rows.initialize(model, torch.ones(N_VOCAB))
+    rows.save(model, torch.arange(N_VOCAB - 1), N_VOCAB, other / "model.safetensors")
+    return "another config.json"
+
+
+def half_of_the_weights(folder: Path, other: Path) -> str:
+    weights_of_another_shape(folder, other)
+    (other / "config.json").write_text(json.dumps(CONFIG))
+    return "h.1."
+
+
+@pytest.mark.parametrize(
+    "spoil", [no_weights, no_weights_at_all, weights_of_another_shape, half_of_the_weights]
+)
+def test_weights_to_begin_with_that_do_not_fit_are_refused(run, corpus, folder, spoil):
+    other = copied(folder, "other")
+    word = spoil(folder, other)
+    before = set(folder.parent.rglob("*"))
+    status, err = run(corpus, folder, "--start", other, "--steps", 1)
+    lines = [line for line in err.splitlines() if not line.startswith("usage")]
+    assert status == 2 and len(lines) == 1 and lines[0].startswith("train.py: error: ")
+    assert word in lines[0] and set(folder.parent.rglob("*")) == before
+
+
 # --------------------------------------------------------------------------- the model that ships
 
 
-def test_the_readme_of_the_small_gpt2_says_what_its_record_says():
+def test_the_readme_of_the_small_gpt2_says_what_its_records_say():
     readme = (FAIRY / "README.md").read_text()
+    first = json.loads((FAIRY / "training-1.json").read_text())
     record = json.loads((FAIRY / "training.json").read_text())
-    steps, seed = map(int, re.search(r"--steps (\d+) --seed (\d+)\n", readme).groups())
-    assert (steps, seed) == (len(record["loss"]), record["seed"])
-    measured = record["held_out_bits_per_byte"]
-    assert list(measured) == [str(step) for step in range(250, steps + 1, 250)]
-    assert f"**{measured[str(steps)]:.3f} bits per byte**" in readme
-    assert f"{steps:,} steps" in readme and f"{steps * 8 * 512 / 1e6:.1f} million" in readme
-    assert record["sha256"] in readme
+    steps, peak = re.search(r"--start FIRST --steps (\d+) --peak (\S+)\n", readme).groups()
+    assert (int(steps), float(peak), 0) == (len(record["loss"]), record["peak"], record["seed"])
+    measured = record["bits_per_byte"]
+    assert list(measured["held_out_stories"]) == [str(n) for n in range(250, int(steps) + 1, 250)]
+    assert f"**{measured['held_out_stories'][steps]:.3f} bits per byte**" in readme
+    assert f"**{measured['held_out_books'][steps]:.3f} bits per byte**" in readme
+    assert f"{first['held_out_bits_per_byte']['4500']:.3f} after the first round" in readme
+    for losses in (first["loss"], record["loss"]):
+        read = len(losses) * 8 * 512 / 1e6
+        assert f"{len(losses):,} steps × 8 pieces × 512 tokens = {read:.1f} million" in readme
+    assert record["sha256"]["trained_on"] in readme
 
 
 def test_the_small_gpt2_is_small_and_has_rows_for_the_tokens_of_its_stories_alone():
@@ -591,6 +737,6 @@ def test_the_small_gpt2_is_small_and_has_rows_for_the_tokens_of_its_stories_alon
     tensors = load_file(FAIRY / "model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     used = has_own_row(tensors["wte.weight"])
-    assert f"{used.sum().item():,} tokens that occur" in readme
+    assert f"{used.sum().item():,} tokens that occur at least twenty times" in readme
     assert f"{(~used).sum().item():,} rows are equal" in readme
     assert f"{sum(tensor.numel() for tensor in tensors.values()) / 1e6:.1f} million par" in readme

@@ -53,7 +53,7 @@ def _describe(name):
     elif name == "fairy-gpt2":
         config = json.loads((ROOT / "book/models/fairy-gpt2/config.json").read_text())
         text = (
-            "`book/models/fairy-gpt2`, a small GPT-2 that we trained on fairy tales "
+            "`book/models/fairy-gpt2`, a small GPT-2 that we trained on stories for children "
             f"({config['n_layer']} blocks, {config['n_embd']} features)"
         )
     else:
