@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The script $(BIN)/jupyter-book names the folder in which it was installed, so it can't be moved.
 JUPYTER_BOOK := $(BIN)/python -c "from jupyter_book.cli.main import main; main()"
+TOOLS := $(BIN)/python book/_ext/tiny_models
 BOOK_READY := $(VENV)/.requirements
 TEST_READY := $(VENV)/.test-requirements
 BENCH := .venv-bench
@@ -22,11 +23,11 @@ test: models $(TEST_READY)  ## run the tests; those of the pages want `make book
 bench: $(BENCH_READY)  ## measure both scripts and their peers (`make bench ARGS="decode prompt"`: only these)
 	$(BENCH)/bin/python tests/bench $(ARGS)
 
-tangle: $(BOOK_READY)  ## write src/ from the chapters (`make tangle CHECK=1` only compares)
-	$(BIN)/python book/_ext/tangle.py $(if $(CHECK),--check)
+tangle: $(BOOK_READY)  ## write src/ from the chapters (CHECK=1: only compare; FORCE=1: discard hand edits)
+	$(TOOLS) $(if $(CHECK),check,tangle $(if $(FORCE),--force))
 
 untangle: $(BOOK_READY)  ## carry edits made in src/ back into the chapters
-	$(BIN)/python book/_ext/tangle.py untangle
+	$(TOOLS) untangle
 
 models: $(BOOK_READY)  ## prepare the weights that need no account
 	$(BIN)/python book/models/prepare.py

@@ -20,7 +20,7 @@ PREFIX = {  # of each script's errors
     "gemma3": "gemma3.py: ",
 }
 PREFIX["find"] = PREFIX["gemma3"]  # see test_hub.py
-sys.path[:0] = [str(SRC), str(ROOT / "book/_ext")]
+sys.path[:0] = [str(SRC), str(ROOT / "book/_ext"), str(ROOT / "book/_kit")]
 
 
 # What JAX compiles is shared by the tests and the scripts that they start, and kept nowhere else.

@@ -12,8 +12,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from execute import executed_path, stale
-from tangle import Import, check, is_python, read_chapters, tangle, toc_docnames
+from tiny_models.execute import executed_path, stale
+from tiny_models.files import check, read_sources, toc_docnames
+from tiny_models.tangle import Import, is_python
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build/html"
@@ -21,9 +22,10 @@ BUDGETS = {"src/gpt2.py": 175, "src/gemma3.py": 200, "src/gemma3_chat.py": 80}
 BUDGETS |= {"src/train.py": 120, "src/gpt2.js": 250, "src/evolve.py": 200}
 WIDTH = 100
 
-CHAPTERS = {chapter.docname: chapter for chapter in read_chapters(ROOT)}
+SOURCES = read_sources(ROOT)
+CHAPTERS = {chapter.docname: chapter for chapter in SOURCES.chapters}
 WITH_CODE = [docname for docname, chapter in CHAPTERS.items() if chapter.cells]
-TANGLED = tangle(ROOT)
+TANGLED = SOURCES.tangled
 
 built = pytest.mark.skipif(  # where changes are checked, nothing is skipped
     not HTML.exists() and "CI" not in os.environ, reason="the book is not built; run `make book`"
@@ -69,7 +71,7 @@ def test_the_first_page_leads_to_the_book():
 
 @built
 def test_the_outputs_are_those_of_the_code():
-    assert stale(ROOT) == {}
+    assert stale(SOURCES) == {}
 
 
 @built
@@ -77,7 +79,7 @@ def test_the_outputs_are_those_of_the_code():
     "docname, read, not_read",
     [
         ("book/compare/frameworks", "src/gemma3.py", "src/train.py"),  # by a computed name
-        ("book/compare/frameworks", "src/gpt2.py", "book/_ext/architecture.py"),
+        ("book/compare/frameworks", "src/gpt2.py", "book/_kit/architecture.py"),
         ("book/gpt2/generate", "src/gpt2.py", "src/gemma3.py"),  # only in a shell
     ],
 )
@@ -216,7 +218,7 @@ def test_the_page_of_a_file_leads_back_and_offers_the_file(target):
 
 
 def test_src_is_what_the_chapters_say():
-    assert check(ROOT) == []
+    assert check(SOURCES) == []
 
 
 @pytest.mark.parametrize("target", BUDGETS)

@@ -20,16 +20,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dependencies import LARGE
-from execute import (
-    ExecuteError,
-    execute_stale,
-    executed_path,
-    hide_paths,
-    main,
-    stale,
-)
-from tangle import write
+from tiny_models import execute
+from tiny_models.__main__ import main
+from tiny_models.execute import ExecuteError, executed_path, hide_paths
+from tiny_models.files import read_sources, write
+from tiny_models.fingerprint import LARGE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FRONT_MATTER = """\
@@ -225,6 +220,14 @@ def replace_bytes(path):
     path.write_bytes(path.read_bytes()[:-1] + b"1")
 
 
+def stale(root):
+    return execute.stale(read_sources(root))
+
+
+def execute_stale(root, log):
+    execute.execute_stale(read_sources(root), log)
+
+
 def stale_names(root):
     return {docname.removeprefix("book/") for docname in stale(root)}
 
@@ -240,9 +243,9 @@ def outputs(root, docname):
 def executed(tmp_path_factory):
     """Make the book and execute it once."""
     root = tmp_path_factory.mktemp("executed")
-    (root / "book/_ext").mkdir(parents=True)
-    (root / "book/_ext/bookkit.py").write_text(BOOKKIT)
-    (root / "book/_ext/unused.py").write_text("")
+    (root / "book/_kit").mkdir(parents=True)
+    (root / "book/_kit/bookkit.py").write_text(BOOKKIT)
+    (root / "book/_kit/unused.py").write_text("")
     for name in ("alpha", "beta"):
         (root / "book/models" / name).mkdir(parents=True)
         save_file({name: np.zeros(LARGE, np.int8)}, weights(root, name))
@@ -256,7 +259,7 @@ def executed(tmp_path_factory):
         sources(root, name).write_text(FRONT_MATTER + text)
     files = "".join(f"- file: book/{name}\n" for name in CHAPTERS if name != "prose")
     (root / "_toc.yml").write_text(f"format: jb-book\nroot: book/prose\nchapters:\n{files}")
-    write(root)
+    write(read_sources(root))
     messages = []
     execute_stale(root, messages.append)
     assert len(messages) == 2 * (len(CHAPTERS) - 1), messages
@@ -290,7 +293,7 @@ def test_kernels_run_this_python_in_the_root_with_our_modules(executed):
     folder, interpreter = shell[0].text.splitlines()
     assert folder == "."  # not a path of this machine
     assert Path(interpreter).parent == Path(sys.executable).parent
-    assert python[0].text == f"['src', 'book/_ext'] {os.path.normpath(sys.executable)}\n"
+    assert python[0].text == f"['src', 'book/_kit'] {os.path.normpath(sys.executable)}\n"
 
 
 def test_nothing_is_executed_twice(book):
@@ -326,7 +329,7 @@ def test_a_changed_tangled_cell_executes_the_chapters_that_depend_on_it(book):
         "book/use": "src/model.py changed",
         "book/script": "src/model.py changed",
     }
-    write(book)
+    write(read_sources(book))
     assert stale_names(book) == {"model", "use", "script"}
     messages = []
     execute_stale(book, messages.append)
@@ -338,9 +341,9 @@ def test_a_changed_tangled_cell_executes_the_chapters_that_depend_on_it(book):
 def test_a_changed_module_executes_those_that_import_it(book):
     replace(sources(book, "model"), "2 * SIZE", "SIZE * 2")
     assert stale_names(book) == {"model", "use"}
-    replace(book / "book/_ext/bookkit.py", "Helpers", "Help")
-    assert stale(book)["book/weights"] == "book/_ext/bookkit.py changed"
-    (book / "book/_ext/unused.py").write_text("x = 1")
+    replace(book / "book/_kit/bookkit.py", "Helpers", "Help")
+    assert stale(book)["book/weights"] == "book/_kit/bookkit.py changed"
+    (book / "book/_kit/unused.py").write_text("x = 1")
     assert stale_names(book) == {"model", "use", "weights"}
 
 
@@ -577,7 +580,7 @@ def test_an_interrupted_chapter_leaves_nothing(book, tmp_path):
     before = {path for path in (book / "_build").rglob("*") if path.name != "digests.json"}
     (temporary := tmp_path / "temporary").mkdir()
     process = subprocess.Popen(
-        [sys.executable, REPOSITORY / "book/_ext/execute.py", "--root", book],
+        [sys.executable, REPOSITORY / "book/_ext/tiny_models", "execute", "--root", book],
         env={**os.environ, "TMPDIR": str(temporary)},
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -624,12 +627,12 @@ def test_paths_of_this_machine_are_hidden_and_nothing_else_is(monkeypatch, root,
 def test_dry_run_names_chapters_and_reasons(book, capsys):
     replace(sources(book, "alone"), '"alone"', '"changed"')
     before = executed_path(book, "book/alone").read_text()
-    assert main(["--dry-run", "--root", str(book)]) == 0
+    assert main(["stale", "--root", str(book)]) == 0
     assert capsys.readouterr().out == "book/alone: code changed\n"
     assert executed_path(book, "book/alone").read_text() == before
-    assert main(["--root", str(book)]) == 0
+    assert main(["execute", "--root", str(book)]) == 0
     assert capsys.readouterr().out.startswith("executing book/alone: code changed\n")
-    assert main(["--dry-run", "--root", str(book)]) == 0
+    assert main(["stale", "--root", str(book)]) == 0
     assert capsys.readouterr().out == ""
 
 
@@ -647,9 +650,7 @@ def build(root, ci=False):
 
 
 def test_an_incremental_build_shows_what_is_new_and_nothing_stale(book):
-    names = "tangle dependencies execute tiny_models play_pages playground mathml accessible lean"
-    for name in names.split():
-        shutil.copy(REPOSITORY / "book/_ext" / f"{name}.py", book / "book/_ext")
+    shutil.copytree(REPOSITORY / "book/_ext", book / "book/_ext")
     shutil.copy(REPOSITORY / "_config.yml", book)
     for folder in ("_static", "_templates"):
         shutil.copytree(REPOSITORY / "book" / folder, book / "book" / folder)
@@ -697,12 +698,12 @@ def test_an_incremental_build_shows_what_is_new_and_nothing_stale(book):
 def test_only_the_chapters_that_are_named_are_executed(book):
     replace(sources(book, "alone"), "alone", "changed")
     replace(sources(book, "use"), "helper.DOUBLE", "3 * helper.DOUBLE")
-    assert main(["book/alone.md", "--root", str(book)]) == 0
+    assert main(["execute", "book/alone.md", "--root", str(book)]) == 0
     assert stale_names(book) == {"use"}
-    assert main(["book/use", "book/alone", "--root", str(book)]) == 0
+    assert main(["execute", "book/use", "book/alone", "--root", str(book)]) == 0
     assert stale(book) == {}
 
 
 def test_an_unknown_chapter_is_named(book, capsys):
-    assert main(["book/alone", "book/gone", "book/prose", "--root", str(book)]) == 2
+    assert main(["execute", "book/alone", "book/gone", "book/prose", "--root", str(book)]) == 2
     assert capsys.readouterr().err == "book/gone, book/prose: no chapter with code in _toc.yml\n"

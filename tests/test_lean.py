@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import lean
+from tiny_models import lean
 
 
 def test_scripts_are_left_out_by_name():

@@ -11,9 +11,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load
 
-import play_pages
 import playground
-from play_pages import PlayError
+from tiny_models import pictures
+from tiny_models.pictures import PlayError
 
 PAGE = "src/a.py"
 TEXT = 'a = 1\nb = x < "y" & z\na = 2\n'
@@ -37,6 +37,10 @@ def notebook(folder, shown, name="chapter"):
     path = folder / f"{name}.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     return path
+
+
+def test_the_build_knows_what_was_published():
+    assert pictures.MIME == playground.MIME
 
 
 def test_what_is_published_is_a_safetensors_file(shown, tmp_path):
@@ -80,28 +84,28 @@ def test_a_picture_gives_its_script_options_and_files(shown):
     playground.play("kind", 'A "picture" <here>', data=["data"], words=["<é>", '"'])
     html = shown[1].data
     assert '<' not in re.search(r'data-options="([^"]*)"', html)[1].replace("&lt;", "")
-    assert play_pages.parts(html) == ["play", "play-kind"]
+    assert pictures.parts(html) == ["play", "play-kind"]
     assert "which is off here" in html
 
 
 def test_a_page_without_pictures_needs_nothing():
-    assert play_pages.parts('<div class="played">data-kind="x"</div>') == []
+    assert pictures.parts('<div class="played">data-kind="x"</div>') == []
 
 
 def test_published_data_is_no_part_of_the_page(shown, tmp_path):
     playground.publish("data", {"n": np.zeros(2)})
     playground.play("kind", "A picture", data=["data"])
     outputs = nbformat.read(notebook(tmp_path, shown), 4).cells[0].outputs
-    assert ["text/html" in output.data for output in play_pages.drop_data(outputs)] == [True]
+    assert ["text/html" in output.data for output in pictures.drop_data(outputs)] == [True]
 
 
 def test_data_is_written_as_bytes_and_as_a_script_and_old_files_go(shown, tmp_path):
     playground.publish("data", {"n": np.arange(3)})
     content = shown[0][playground.MIME]
-    old = tmp_path / play_pages.FOLDER / "data.0123456789ab.js"
+    old = tmp_path / pictures.FOLDER / "data.0123456789ab.js"
     old.parent.mkdir()
     old.write_text("old")
-    play_pages.write_data([notebook(tmp_path, shown), tmp_path / "none.ipynb"], tmp_path)
+    pictures.write_data([notebook(tmp_path, shown), tmp_path / "none.ipynb"], tmp_path)
     stem = f"data.{content['digest']}"
     files = {path.name: path.read_bytes() for path in old.parent.iterdir()}
     assert files.keys() == {f"{stem}.safetensors", f"{stem}.js"}
@@ -118,22 +122,22 @@ def picture(text, part="sum"):
 def test_a_line_is_found_by_its_text_and_finds_the_picture(shown, tmp_path):
     picture('b = x < "y" & z')
     path = notebook(tmp_path, shown)
-    [found] = play_pages.pictures({"book/c": path}, TANGLED)
-    assert found == play_pages.Picture("book/c", "A picture", "kind&part=sum", PAGE, 2)
-    body = play_pages.resolve(shown[0].data, "book/c", TANGLED, lambda page: f"../{page}.html")
+    [found] = pictures.pictures({"book/c": path}, TANGLED)
+    assert found == pictures.Picture("book/c", "A picture", "kind&part=sum", PAGE, 2)
+    body = pictures.resolve(shown[0].data, "book/c", TANGLED, lambda page: f"../{page}.html")
     assert 'data-part="sum" data-line="2" href="../src/a.html#L2"' in body
     for spans, plays in (((1, 1),), []), (((1, 1), (2, 3)), [found]), (((3, 3),), []):
         fragment = SimpleNamespace(spans=spans)
-        assert play_pages.of_fragment([found], PAGE, fragment) == plays
-    assert play_pages.of_fragment([found], "src/b.py", SimpleNamespace(spans=((1, 9),))) == []
+        assert pictures.of_fragment([found], PAGE, fragment) == plays
+    assert pictures.of_fragment([found], "src/b.py", SimpleNamespace(spans=((1, 9),))) == []
 
 
 @pytest.mark.parametrize("text, found", [("a = ", 2), ("nothing like it", 0)])
 def test_a_text_that_is_not_on_one_line_is_refused(shown, tmp_path, text, found):
     picture(text)
     for use in (
-        lambda: list(play_pages.pictures({"book/c": notebook(tmp_path, shown)}, TANGLED)),
-        lambda: play_pages.resolve(shown[0].data, "book/c", TANGLED, str),
+        lambda: list(pictures.pictures({"book/c": notebook(tmp_path, shown)}, TANGLED)),
+        lambda: pictures.resolve(shown[0].data, "book/c", TANGLED, str),
     ):
         with pytest.raises(PlayError, match=f"book/c: .* {PAGE} with '{text}', but {found} lines"):
             use()
@@ -142,4 +146,4 @@ def test_a_text_that_is_not_on_one_line_is_refused(shown, tmp_path, text, found)
 def test_a_file_that_no_chapter_makes_is_refused(shown, tmp_path):
     picture("a")
     with pytest.raises(PlayError, match=f"book/c: .* {PAGE}, which no chapter makes"):
-        list(play_pages.pictures({"book/c": notebook(tmp_path, shown)}, {}))
+        list(pictures.pictures({"book/c": notebook(tmp_path, shown)}, {}))

@@ -3,15 +3,10 @@
 What its outputs depend on is recorded while a chapter is executed, see ``dependencies.py``. The
 record is kept with the executed notebook in ``_build/.executed/``, part by part, so that the reason
 for executing a chapter again can be named.
-
-    python book/_ext/execute.py                    execute the stale chapters
-    python book/_ext/execute.py book/gpt2/fast     only these, if they are stale
-    python book/_ext/execute.py --dry-run          say which chapters are stale, and why
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -29,15 +24,24 @@ from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 
-from dependencies import RECORDER, Files, Used, fingerprint, read_record, reason, recording
-from tangle import ROOT, Cell, Chapter, TangleError, read_chapters, write, write_atomically
+from tiny_models.chapters import Cell, Chapter, TangleError
+from tiny_models.files import Sources, write_atomically
+from tiny_models.fingerprint import (
+    RECORDER,
+    Files,
+    Used,
+    fingerprint,
+    read_record,
+    reason,
+    recording,
+)
 
 TIMEOUT = 900  # seconds that one cell may take
 # Not within a longer path or a URL, but after a colour, and in a file's URL.
 PATH_BEGINS = r"(\x1b\[[\d;]*m|(?<=file://)|(?<![\w.~/-]))"
 
 
-class ExecuteError(Exception):
+class ExecuteError(TangleError):
     """A chapter failed; the message says in which cell."""
 
 
@@ -58,10 +62,10 @@ def executed_path(root: Path, docname: str) -> Path:
     return root / "_build/.executed" / f"{docname}.ipynb"
 
 
-def jobs(root: Path = ROOT) -> Iterator[Job]:
+def jobs(sources: Sources) -> Iterator[Job]:
     """Compare every chapter that has code with its executed notebook, in reading order."""
-    files = Files(root)
-    for chapter in read_chapters(root):
+    files = Files(sources)
+    for chapter in sources.chapters:
         if chapter.cells:
             yield Job(chapter, files, why(chapter, files))
 
@@ -77,9 +81,18 @@ def why(chapter: Chapter, files: Files) -> str | None:
     return reason(done["fingerprint"], fingerprint(chapter, used, files))
 
 
-def stale(root: Path = ROOT) -> dict[str, str]:
-    """Give the reason for each chapter that has to be executed."""
-    return {job.chapter.docname: job.reason for job in jobs(root) if job.reason}
+def jobs_of(sources: Sources, only: Collection[str]) -> Iterator[Job]:
+    """Give the chapters that have to be executed; if any are named, only these."""
+    if unknown := set(only) - {chapter.docname for chapter in sources.chapters if chapter.cells}:
+        raise ExecuteError(f"{', '.join(sorted(unknown))}: no chapter with code in _toc.yml")
+    for job in jobs(sources):
+        if job.reason and (not only or job.chapter.docname in only):
+            yield job
+
+
+def stale(sources: Sources, only: Collection[str] = ()) -> dict[str, str]:
+    """Give the reason for each chapter that has to be executed; if any are named, of these."""
+    return {job.chapter.docname: job.reason for job in jobs_of(sources, only)}
 
 
 # ----------------------------------------------------------------------------------- execution
@@ -99,7 +112,7 @@ class ThisPython(AsyncKernelManager):
 def environment(root: Path) -> dict[str, str]:
     """Give the kernel's environment: our modules, this Python, and outputs that repeat."""
     inherited = os.environ
-    ours = [str(root / "src"), str(root / "book/_ext"), str(RECORDER)]
+    ours = [str(root / "src"), str(root / "book/_kit"), str(RECORDER)]
     path = [str(Path(sys.executable).parent), inherited.get("PATH", "")]
     return {
         **inherited,
@@ -201,42 +214,9 @@ def hide_paths(root: Path, output: nbformat.NotebookNode) -> None:
 
 
 def execute_stale(
-    root: Path = ROOT, log: Callable[[str], object] = print, only: Collection[str] = ()
+    sources: Sources, log: Callable[[str], object] = print, only: Collection[str] = ()
 ) -> None:
     """Execute the stale chapters, one after another, and say why; only these, if any are named."""
-    for job in jobs(root):
-        if job.reason and (not only or job.chapter.docname in only):
-            log(f"executing {job.chapter.docname}: {job.reason}")
-            log(f"executed {job.chapter.docname} in {execute(root, job):.1f} s")
-
-
-# -------------------------------------------------------------------------------- command line
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description="Execute the stale chapters.")
-    parser.add_argument("chapters", nargs="*", metavar="chapter", help="as in _toc.yml; or all")
-    parser.add_argument("--dry-run", action="store_true", help="only say what is stale, and why")
-    parser.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    root = options.root.resolve()
-    only = {chapter.removesuffix(".md") for chapter in options.chapters}
-    try:
-        if unknown := only - {chapter.docname for chapter in read_chapters(root) if chapter.cells}:
-            raise ExecuteError(f"{', '.join(sorted(unknown))}: no chapter with code in _toc.yml")
-        if options.dry_run:
-            for docname, text in stale(root).items():
-                if not only or docname in only:
-                    print(f"{docname}: {text}")
-        else:
-            write(root)
-            execute_stale(root, only=only)
-    except (TangleError, ExecuteError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    for job in jobs_of(sources, only):
+        log(f"executing {job.chapter.docname}: {job.reason}")
+        log(f"executed {job.chapter.docname} in {execute(sources.root, job):.1f} s")

@@ -1,4 +1,4 @@
-"""What the build does for the interactive pictures (see playground.py).
+"""What the build does for the interactive pictures (see ``book/_kit/playground.py``).
 
 It writes the data that the chapters published to files of the book, resolves links to a line of
 ``src/`` that name the line by its text, and finds the pictures that play a tangled cell.
@@ -17,14 +17,14 @@ from urllib.parse import unquote
 
 from nbformat import NotebookNode
 
-from playground import MIME
-from tangle import Fragment, Tangled
+from tiny_models.tangle import Fragment, Tangled
 
 
 class PlayError(Exception):
     """Something that the author of a picture has to put right."""
 
 
+MIME = "application/vnd.tiny-models.data+json"  # as playground.py publishes it
 FOLDER = "_play"  # in the built book
 PICTURE = re.compile(
     r'<div id="([^"]+)" class="play"[^>]* data-kind="([^"]+)" data-title="([^"]+)"'
@@ -82,9 +82,7 @@ def outputs(notebooks: Iterable[Path], word: str) -> Iterator[dict]:
                 yield from (o for o in cell["outputs"] if word in json.dumps(o))
 
 
-def pictures(
-    notebooks: Mapping[str, Path], tangled: Mapping[str, Tangled]
-) -> Iterator[Picture]:
+def pictures(notebooks: Mapping[str, Path], tangled: Mapping[str, Tangled]) -> Iterator[Picture]:
     """Find the pictures of all chapters, each with the lines that it links to."""
     for docname, path in notebooks.items():
         for output in outputs([path], 'class=\\"play\\"'):

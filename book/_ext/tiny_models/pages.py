@@ -28,19 +28,11 @@ from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
-import play_pages
-from execute import ExecuteError, execute_stale, executed_path
-from tangle import (
-    Fragment,
-    Tangled,
-    TangleError,
-    check,
-    is_python,
-    tangle,
-    toc_docnames,
-    write,
-    write_atomically,
-)
+from tiny_models import pictures
+from tiny_models.chapters import TangleError
+from tiny_models.execute import execute_stale, executed_path
+from tiny_models.files import check, read_sources, toc_docnames, write, write_atomically
+from tiny_models.tangle import Fragment, Tangled, is_python
 
 LOGGER = logging.getLogger(__name__)
 
@@ -52,7 +44,7 @@ class Book:
     app: Sphinx
     root: Path
     tangled: dict[str, Tangled]
-    pictures: list[play_pages.Picture]
+    pictures: list[pictures.Picture]
 
     def fragments(self, docname: str) -> dict[int, tuple[str, Fragment]]:
         """Give the files and fragments of a chapter's tangled cells by cell number."""
@@ -63,9 +55,9 @@ class Book:
             if fragment.cell.docname == docname
         }
 
-    def playing(self, target: str, fragment: Fragment) -> list[play_pages.Picture]:
+    def playing(self, target: str, fragment: Fragment) -> list[pictures.Picture]:
         """Give the interactive pictures of what a cell computes."""
-        return play_pages.of_fragment(self.pictures, target, fragment)
+        return pictures.of_fragment(self.pictures, target, fragment)
 
     def state(self, docname: str) -> str:
         """Digest what a page shows that is not in its chapter: outputs and captions."""
@@ -90,17 +82,17 @@ def prepare(app: Sphinx) -> None:
     tracebacks; an exit leaves the message alone.
     """
     global book
-    root = Path(app.srcdir)
     try:
-        if os.environ.get("CI") and (differences := check(root)):
+        sources = read_sources(Path(app.srcdir))
+        if os.environ.get("CI") and (differences := check(sources)):
             advice = "src/ is not what the chapters say: run `make tangle` and commit the result"
             raise TangleError("\n".join([*differences, advice]))
-        for done in write(root):
+        for done in write(sources):
             LOGGER.info("tangle: %s", done)
-        execute_stale(root, LOGGER.info)
-        tangled = tangle(root)
-        book = Book(app, root, tangled, list(play_pages.pictures(notebooks(root), tangled)))
-    except (TangleError, ExecuteError, play_pages.PlayError) as error:
+        execute_stale(sources, LOGGER.info)
+        shown = pictures.pictures(notebooks(sources.root), sources.tangled)
+        book = Book(app, sources.root, sources.tangled, list(shown))
+    except (TangleError, pictures.PlayError) as error:
         raise SystemExit(f"\n{error}") from None
 
 
@@ -124,7 +116,7 @@ def read_chapter(text: str) -> nbformat.NotebookNode:
                 f"{env.docname}: changed while the book was being built; build again"
             )
         for number, (cell, done) in enumerate(zip(cells, executed.cells, strict=True), 1):
-            cell.outputs = play_pages.drop_data(done.outputs)
+            cell.outputs = pictures.drop_data(done.outputs)
             cell.execution_count = done.execution_count
             cell.metadata["number"] = number
         notebook.metadata["language_info"] = executed.metadata["language_info"]
@@ -241,12 +233,12 @@ def add_pictures(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
     """Give a page the scripts and styles of its pictures, and their links into ``src/``."""
-    parts = play_pages.parts(context.get("body", ""))
+    parts = pictures.parts(context.get("body", ""))
     for part in parts:
         app.add_js_file(f"{part}.js", defer="defer")
         app.add_css_file(f"{part}.css")
     if parts:
-        context["body"] = play_pages.resolve(
+        context["body"] = pictures.resolve(
             context["body"],
             page,
             book.tangled,
@@ -259,7 +251,7 @@ def add_pictures(
 
 def source_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Make a page of every tangled file, and put the file itself beside it; write the data."""
-    play_pages.write_data(notebooks(book.root).values(), Path(app.outdir))
+    pictures.write_data(notebooks(book.root).values(), Path(app.outdir))
     for target, tangled in book.tangled.items():
         write_atomically(Path(app.outdir) / target, tangled.text)
         page = tangled.page

@@ -1,38 +1,20 @@
-"""Carry hand edits in ``src/`` back into the chapters they came from.
+"""Find the chapters' new text for edits made in tangled files, in memory.
 
-Run it as ``python book/_ext/tangle.py untangle``. Each change of a tangled file is attributed to
-the one cell it belongs to, through the cell and line that tangling noted for every line of the
-file. The edited chapters are then tangled in memory: unless that gives the edited files to the
-letter, nothing is changed.
+Each change of a file is attributed to the one cell it belongs to, through the cell and line that
+tangling noted for every line of the file. Whether the new chapters tangle to the edited files is
+for the caller to see; see ``carry_back`` in ``files.py``.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
-from pathlib import Path
 from typing import NamedTuple
 
-from tangle import (
-    ROOT,
-    Cell,
-    Import,
-    Line,
-    Tangled,
-    TangleError,
-    body_of,
-    diff,
-    digest,
-    files_on_disk,
-    header_digest,
-    is_edited,
-    is_python,
-    render_imports,
-    tangle,
-    write_atomically,
-)
+from tiny_models.chapters import Cell, Chapter, TangleError
+from tiny_models.tangle import Import, Line, Tangled, is_python, sort_imports, statement
 
 
 class Edit(NamedTuple):
@@ -54,7 +36,7 @@ def import_edits(result: Tangled, edited: Iterable[Import]) -> Iterator[Edit]:
     def change(contributors: list[tuple[Cell, ast.stmt]], item: Import) -> tuple:
         unique = {node: cell for cell, node in contributors}
         if len(unique) != 1:
-            what = " ".join(render_imports([item]))
+            what = statement([item])[0]
             places = ", ".join(cell.place(node.lineno) for node, cell in unique.items())
             raise TangleError(
                 f"{result.target}: the changed import '{what}' belongs to "
@@ -77,7 +59,8 @@ def import_edits(result: Tangled, edited: Iterable[Import]) -> Iterator[Edit]:
         change([who for contributors in kin for who in contributors], item)[2].append(item)
     for node, (cell, minus, plus) in changes.items():
         items = [item for item in Import.of(node) if item not in minus] + plus
-        yield Edit(cell, node.lineno, (node.end_lineno or 0) + 1, render_imports(items))
+        text = sort_imports(tuple(statement(items))) if items else []
+        yield Edit(cell, node.lineno, (node.end_lineno or 0) + 1, text)
 
 
 def line_edit(result: Tangled, old: list[Line], start: int, stop: int, new: list[str]) -> Edit:
@@ -138,10 +121,10 @@ def line_edit(result: Tangled, old: list[Line], start: int, stop: int, new: list
     raise refuse("belongs to no cell")
 
 
-def edits_of(result: Tangled, text: str) -> list[Edit]:
-    """Find out which cells an edited file's edits belong to."""
+def edits_of(result: Tangled, body: str) -> list[Edit]:
+    """Find out which cells the edits of a file, below its header, belong to."""
     try:
-        tree = ast.parse(text if is_python(result.target) else "")
+        tree = ast.parse(f"\n{body}" if is_python(result.target) else "")
     except SyntaxError as error:
         raise TangleError(
             f"{result.target}:{error.lineno}: {error.msg}; nothing was changed"
@@ -155,10 +138,13 @@ def edits_of(result: Tangled, text: str) -> list[Edit]:
         imports.append(node)
     edits = list(import_edits(result, (item for node in imports for item in Import.of(node))))
 
-    lines = body_of(text).removesuffix("\n").split("\n")
+    lines = body.removesuffix("\n").split("\n")
     first, last = result.import_lines or (2, 1)
     if imports:
-        new_parts = lines[: imports[0].lineno - 2], lines[imports[-1].end_lineno - 1 :]
+        top = imports[0].lineno - 2
+        while top and lines[top - 1].startswith("#"):  # comments move along with an import
+            top -= 1
+        new_parts = lines[:top], lines[imports[-1].end_lineno - 1 :]
     else:
         new_parts = lines[: first - 2], lines[first - 2 :]
     old_parts = result.lines[: first - 2], result.lines[last - 1 :]
@@ -174,12 +160,15 @@ def edits_of(result: Tangled, text: str) -> list[Edit]:
     return edits
 
 
-def apply(edits: list[Edit], root: Path) -> dict[str, str]:
-    """Give the chapters' texts after the edits."""
+def untangle(
+    results: Mapping[str, Tangled], bodies: Mapping[str, str], chapters: Iterable[Chapter]
+) -> dict[str, str]:
+    """Give the new texts of the chapters to which the edits belong; ``bodies`` are edited files."""
     cells: dict[Cell, list[Edit]] = {}
-    for edit in edits:
-        cells.setdefault(edit.cell, []).append(edit)
-    texts: dict[str, list[str]] = {}
+    for target, body in bodies.items():
+        for edit in edits_of(results[target], body):
+            cells.setdefault(edit.cell, []).append(edit)
+    texts = {chapter.docname: chapter.text.split("\n") for chapter in chapters}
     for cell in sorted(cells, key=lambda cell: cell.line, reverse=True):  # so that lines hold
         source = list(cell.lines)
         for edit in sorted(cells[cell], key=lambda edit: edit.first, reverse=True):
@@ -188,57 +177,6 @@ def apply(edits: list[Edit], root: Path) -> dict[str, str]:
             source.pop()
         while source and not source[0].strip():
             source.pop(0)
-        path = root / f"{cell.docname}.md"
-        lines = texts.setdefault(cell.docname, path.read_text("utf-8").split("\n"))
+        lines = texts[cell.docname]
         lines[cell.line - 1 : cell.line - 1 + len(cell.lines)] = source
-    return {docname: "\n".join(lines) for docname, lines in texts.items()}
-
-
-def untangle(root: Path = ROOT) -> list[str]:
-    """Carry hand edits in ``src/`` back into the cells they belong to, or change nothing."""
-    results = tangle(root)
-    wanted = {target: result.body for target, result in results.items()}
-    edits: list[Edit] = []
-    edited_targets = []
-    for target, text in files_on_disk(root, results).items():
-        if header_digest(text) is None:
-            raise TangleError(
-                f"{target}: the header in line 1 is gone or changed, so it cannot be told what "
-                "was edited; nothing was changed. Restore that line"
-            )
-        if not is_edited(text):
-            continue
-        if target not in results:
-            raise TangleError(f"{target}: no chapter is tangled into this file any more")
-        if header_digest(text) != digest(results[target].body):
-            raise TangleError(
-                f"{target}: this file was edited, but since it was tangled its chapters changed "
-                "as well; nothing was changed. Undo one of the two, or make the edits in the "
-                "chapters and run\n    python book/_ext/tangle.py --force"
-            )
-        wanted[target] = body_of(text)
-        edits += edits_of(results[target], text)
-        edited_targets.append(target)
-    if not edited_targets:
-        return ["no file in src/ was edited"]
-
-    texts = apply(edits, root)
-    try:
-        again = tangle(root, texts)
-    except TangleError as error:
-        raise TangleError(
-            f"carried back, the edits would not tangle; nothing was changed: {error}"
-        ) from None
-    for target, body in wanted.items():
-        if target not in again or again[target].body != body:
-            tangled = again[target].body if target in again else ""
-            raise TangleError(
-                f"{diff(target, tangled, body)}\n\n{target}: carried back, the edits would tangle "
-                "to another text (above), for tangling sets the imports and the blank lines around "
-                "definitions itself; nothing was changed. Make the edits in the chapters instead"
-            )
-    for docname, text in texts.items():
-        write_atomically(root / f"{docname}.md", text)
-    for target in edited_targets:
-        write_atomically(root / target, again[target].text)
-    return [f"carried {', '.join(edited_targets)} back into {', '.join(f'{d}.md' for d in texts)}"]
+    return {docname: "\n".join(texts[docname]) for docname in {cell.docname for cell in cells}}

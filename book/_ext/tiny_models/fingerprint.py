@@ -35,11 +35,12 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from tangle import Chapter, tangle, write_atomically
+from tiny_models.chapters import Chapter
+from tiny_models.files import Sources, write_atomically
 
 FORMAT = 2  # raise it when a change of these tools changes outputs or fingerprints
 WEIGHTS_VARIABLE = "TINY_MODELS_WEIGHTS"
-BOOKKIT = "book/_ext/bookkit.py"  # names every model, and so says nothing about which one is used
+BOOKKIT = "book/_kit/bookkit.py"  # names every model, and so says nothing about which one is used
 EXECUTION_TAGS = {"skip-execution", "raises-exception"}
 RECORDER = Path(__file__).resolve().parent / "recorder"
 # Made, not written: by the build, by tools, by git.
@@ -100,7 +101,7 @@ def read_record(root: Path, record: Path, chapter: Chapter) -> Used:
         read |= set(named(root, Path(folder), text))
     is_unseen = unseen or any(UNSEEN.search(text) for _, text in shell)
     if is_unseen:
-        read |= {name for folder in ("src", "book/_ext") for name in below(root, folder, "*.py")}
+        read |= {name for folder in ("src", "book/_kit") for name in below(root, folder, "*.py")}
     read = {name for name in read - written if not is_ignored(name)}
 
     modules = {
@@ -167,9 +168,9 @@ def installed(modules: set[str]) -> list[str]:
 class Files:
     """Digests of the repository's files, those in ``src/`` as they are after tangling."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.tangled = {target: tangled.text for target, tangled in tangle(root).items()}
+    def __init__(self, sources: Sources) -> None:
+        root = self.root = sources.root
+        self.tangled = {target: tangled.text for target, tangled in sources.tangled.items()}
         self.memo = root / "_build/.executed/digests.json"
         try:
             self.known = json.loads(self.memo.read_text("utf-8"))
