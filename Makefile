@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 # The script $(BIN)/jupyter-book names the folder in which it was installed, so it can't be moved.
 JUPYTER_BOOK := $(BIN)/python -c "from jupyter_book.cli.main import main; main()"
 TOOLS := $(BIN)/python book/_ext/tiny_models
+SERVE := $(BIN)/python -m http.server --directory _build/html --bind localhost 8000
 BOOK_READY := $(VENV)/.requirements
 TEST_READY := $(VENV)/.test-requirements
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.requirements
 
-.PHONY: book test bench tangle untangle models serve clean
+.PHONY: book test bench tangle untangle watch models serve clean
 
 book: models  ## build the book into _build/html
 	$(JUPYTER_BOOK) build . --warningiserror --keep-going
@@ -29,11 +30,14 @@ tangle: $(BOOK_READY)  ## write src/ from the chapters (CHECK=1: only compare; F
 untangle: $(BOOK_READY)  ## carry edits made in src/ back into the chapters
 	$(TOOLS) untangle
 
+watch: book $(TEST_READY)  ## build whenever a chapter is saved, and show the book on http://localhost:8000
+	$(SERVE) & trap "kill $$!" EXIT; $(BIN)/python -m watchfiles "$(MAKE) book" book _toc.yml _config.yml
+
 models: $(BOOK_READY)  ## prepare the weights that need no account
 	$(BIN)/python book/models/prepare.py
 
 serve: book  ## build, then serve the book on http://localhost:8000
-	$(BIN)/python -m http.server --directory _build/html --bind localhost 8000
+	$(SERVE)
 
 clean:  ## remove all that was built, but not the environment and the weights
 	rm -rf _build

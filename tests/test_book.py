@@ -2,6 +2,7 @@
 
 import ast
 import os
+import random
 import re
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
+from tiny_models.chapters import TangleError
 from tiny_models.execute import executed_path, stale
 from tiny_models.files import check, read_sources, toc_docnames
 from tiny_models.tangle import Import, is_python
+from tiny_models.untangle import untangle
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build/html"
@@ -219,6 +222,27 @@ def test_the_page_of_a_file_leads_back_and_offers_the_file(target):
 
 def test_src_is_what_the_chapters_say():
     assert check(SOURCES) == []
+
+
+@pytest.mark.parametrize("target", TANGLED)
+def test_an_edit_of_any_line_of_code_is_carried_back(target):
+    """A comment behind a line: it comes back, or, in a string for example, is refused."""
+    rng = random.Random(target)
+    lines = TANGLED[target].body.split("\n")
+    code = [n for n, line in enumerate(TANGLED[target].lines) if line.cell and line.text.strip()]
+    carried = 0
+    for at in rng.sample(code, 3):
+        comment = "  # more" if is_python(target) else " // more"
+        body = "\n".join([*lines[:at], lines[at] + comment, *lines[at + 1 :]])
+        try:
+            texts = untangle(TANGLED, {target: body}, SOURCES.chapters)
+            again = SOURCES.with_texts(texts).tangled
+        except TangleError:
+            continue
+        assert again[target].body == body
+        assert all(again[name].body == TANGLED[name].body for name in TANGLED if name != target)
+        carried += 1
+    assert carried
 
 
 @pytest.mark.parametrize("target", BUDGETS)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import py_compile
+import random
 import shutil
 import signal
 import subprocess
@@ -596,6 +597,23 @@ def test_an_interrupted_chapter_leaves_nothing(book, tmp_path):
     assert stale_names(book) == {"alone"}
 
 
+MOMENTS = [*range(2), *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_what_was_killed_is_right_the_next_time(book, moment):
+    replace(sources(book, "model"), "SIZE = 1", "SIZE = 5")
+    command = [sys.executable, REPOSITORY / "book/_ext/tiny_models", "execute", "--root", book]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    time.sleep(random.Random(moment).uniform(0, 10))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    assert stale(book) == {}
+    assert outputs(book, "use")[1][0].data["text/plain"] == "10"
+    assert "DOUBLE = 2 * SIZE" in (book / "src/helper.py").read_text()
+
+
 @pytest.mark.parametrize(
     "root, text, shown",
     [
@@ -684,6 +702,16 @@ def test_an_incremental_build_shows_what_is_new_and_nothing_stale(book):
     status, printed = build(book)
     assert status == 0, printed
     assert "0 added, 0 changed, 0 removed" in printed and "executing" not in printed
+
+    # A build that was killed: what it had written may be half a page.
+    [environment] = (book / "_build").rglob("environment.pickle")
+    assert not (environment.parent / "unfinished").exists()
+    whole = use.read_text()
+    use.write_text(whole[: len(whole) // 2])
+    (environment.parent / "unfinished").touch()
+    status, printed = build(book)
+    assert status == 0, printed
+    assert use.read_text() == whole
 
     replace(book / "src/helper.py", "3 * SIZE", "4 * SIZE")
     status, printed = build(book)

@@ -45,6 +45,7 @@ class Book:
     root: Path
     tangled: dict[str, Tangled]
     pictures: list[pictures.Picture]
+    was_interrupted: bool  # the build before, so that its pages may be half written
 
     def fragments(self, docname: str) -> dict[int, tuple[str, Fragment]]:
         """Give the files and fragments of a chapter's tangled cells by cell number."""
@@ -91,9 +92,25 @@ def prepare(app: Sphinx) -> None:
             LOGGER.info("tangle: %s", done)
         execute_stale(sources, LOGGER.info)
         shown = pictures.pictures(notebooks(sources.root), sources.tangled)
-        book = Book(app, sources.root, sources.tangled, list(shown))
+        book = Book(app, sources.root, sources.tangled, list(shown), unfinished(app).exists())
+        unfinished(app).touch()
     except (TangleError, pictures.PlayError) as error:
         raise SystemExit(f"\n{error}") from None
+
+
+def unfinished(app: Sphinx) -> Path:
+    """Name the file that is there from the beginning to the end of a build.
+
+    Sphinx notes what it has read before it writes the pages, and takes a page that was half written
+    when the build was killed for a whole one.
+    """
+    return Path(app.doctreedir) / "unfinished"
+
+
+def finish(app: Sphinx, exception: Exception | None) -> None:
+    """Note that all pages were written."""
+    if exception is None:
+        unfinished(app).unlink()
 
 
 def notebooks(root: Path) -> dict[str, Path]:
@@ -129,6 +146,8 @@ def find_outdated(
     """Find pages to make anew although their chapter did not change."""
     states = getattr(env, "tiny_models_states", {})
     glued = getattr(env, "tiny_models_glued", {})
+    if book.was_interrupted:
+        return env.found_docs - added - removed
     outdated = {name for name in env.found_docs if states.get(name) != book.state(name)}
     news = outdated | added | changed
     outdated |= {name for name, sources in glued.items() if sources & news}
@@ -316,4 +335,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", add_captions)
     app.connect("html-collect-pages", source_pages)
     app.connect("html-page-context", add_pictures)
+    app.connect("build-finished", finish)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
