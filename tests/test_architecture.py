@@ -1,4 +1,4 @@
-"""book/_ext/architecture.py: what it draws are the models, and it highlights the right pieces."""
+"""book/_kit/architecture.py: what it draws are the models, and it highlights the right pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""book/_ext/stages.py: the program that is meant by some keys, and what differs between two."""
+"""book/_kit/stages.py: the program that is meant by some keys, and what differs between two."""
 
 from __future__ import annotations
 

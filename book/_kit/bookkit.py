@@ -1,6 +1,6 @@
 """What the chapters share: where the weights are, what a page says of them, and how figures look.
 
-A chapter imports this module; the kernel finds it because book/_ext/execute.py puts book/_ext on
+A chapter imports this module; the kernel finds it because tiny_models.execute puts book/_kit on
 its path. Nothing here is part of the models.
 """
 

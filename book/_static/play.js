@@ -1,6 +1,6 @@
 /* What all interactive pictures share: finding them on the page, loading their data, the state in
    the page's address, and making elements. Each kind of picture is a script of its own,
-   play-KIND.js, that calls play.define, and a style, play-KIND.css. See book/_ext/playground.py for
+   play-KIND.js, that calls play.define, and a style, play-KIND.css. See book/_kit/playground.py for
    the other side. */
 
 "use strict";
