@@ -305,3 +305,15 @@ def test_importing_a_file_does_nothing(target, tmp_path):
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     assert list(tmp_path.iterdir()) == []
+
+
+@built
+def test_the_terms_lead_to_their_definitions():
+    terms = {entry["id"] for entry in page("book/terms").select("dl.glossary dt")}
+    linked = set()
+    for docname in toc_docnames(ROOT):
+        for link in page(docname).select("a.term"):
+            name, fragment = follow(docname, link["href"])
+            assert name == "book/terms" and fragment in terms
+            linked.add(fragment)
+    assert len(linked) > 0.9 * len(terms)
