@@ -10,7 +10,7 @@ TEST_READY := $(VENV)/.test-requirements
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.requirements
 
-.PHONY: book test bench tangle untangle models serve clean
+.PHONY: book test bench tangle untangle models serve linkcheck anchors clean
 
 book: models  ## build the book into _build/html
 	$(JUPYTER_BOOK) build . --warningiserror --keep-going
@@ -33,6 +33,12 @@ models: $(BOOK_READY)  ## prepare the weights that need no account
 
 serve: book  ## build, then serve the book on http://localhost:8000
 	$(BIN)/python -m http.server --directory _build/html --bind localhost 8000
+
+linkcheck: models  ## see whether all links that lead out of the book still lead somewhere
+	$(JUPYTER_BOOK) build . --builder linkcheck
+
+anchors:  ## add the addresses of the built book to those that have to stay valid (book/anchors.txt)
+	$(BIN)/python book/_ext/permalinks.py
 
 clean:  ## remove all that was built, but not the environment and the weights
 	rm -rf _build
