@@ -161,9 +161,10 @@ def moved_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Make a page at each old address of a page, which leads to the new one."""
     for old, new in read_moved(Path(app.srcdir)).items():
         if "#" not in old:
-            title = app.env.titles[new.partition("#")[0]].astext()
+            link = link_to(app, old, new)
             refresh = f'<meta http-equiv="refresh" content="0; url={uri(app, old, new)}" />'
-            body = f"<h1>{escape(title)}</h1><p>This page is now {link_to(app, old, new)}.</p>"
+            title = app.env.titles[new.partition("#")[0]].astext()
+            body = f"<h1>{escape(title)}</h1><p>This page is now {link}.</p>"
             yield old, {"title": title, "body": body, "metatags": refresh}, "page.html"
 
 
@@ -177,8 +178,9 @@ def uri(app: Sphinx, page: str, new: str) -> str:
 
 def link_to(app: Sphinx, page: str, new: str) -> str:
     """Write a link with the title of the page that it leads to."""
+    address = uri(app, page, new)  # or an error, if there is no such page
     title = app.env.titles[new.partition("#")[0]].astext()
-    return f'<a href="{uri(app, page, new)}">{escape(title)}</a>'
+    return f'<a href="{address}">{escape(title)}</a>'
 
 
 # ----------------------------------------------------------------------------------------- list

@@ -123,6 +123,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     if press.edition.url:
         app.setup_extension("sphinxext.opengraph")
     app.connect("config-inited", press.configure)
-    app.connect("html-page-context", press.cite)
+    app.connect("html-page-context", press.cite, priority=400)  # before the extensions
     app.connect("build-finished", press.write_sitemap)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
