@@ -12,7 +12,7 @@ TEST_READY := $(VENV)/.test-requirements
 BENCH := .venv-bench
 BENCH_READY := $(BENCH)/.requirements
 
-.PHONY: book test bench tangle untangle watch models serve clean
+.PHONY: book test bench tangle untangle watch models serve linkcheck anchors clean
 
 book: models  ## build the book into _build/html
 	$(JUPYTER_BOOK) build . --warningiserror --keep-going
@@ -38,6 +38,12 @@ models: $(BOOK_READY)  ## prepare the weights that need no account
 
 serve: book  ## build, then serve the book on http://localhost:8000
 	$(SERVE)
+
+linkcheck: models  ## see whether all links that lead out of the book still lead somewhere
+	$(JUPYTER_BOOK) build . --builder linkcheck
+
+anchors: $(BOOK_READY)  ## add the addresses of the built book to those that have to stay valid (book/anchors.txt)
+	$(TOOLS) anchors
 
 clean:  ## remove all that was built, but not the environment and the weights
 	rm -rf _build

@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -38,12 +39,18 @@ def browser():
 
 @pytest.fixture(scope="session")
 def site():
-    """The address of the built book."""
+    """The address of the built book, whose path is that of the published one, if it has any."""
+    from tiny_models.edition import read_edition
+
+    prefix = urlsplit(read_edition(ROOT).url).path.rstrip("/")
     folder = ROOT / "_build/html"
     if not (folder / "index.html").exists():
         missing("the book is not built; run `make book`")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
+        def translate_path(self, path):
+            return super().translate_path(path.removeprefix(prefix))
+
         def log_message(self, *_):
             pass
 
@@ -51,5 +58,5 @@ def site():
         ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
+    yield f"http://127.0.0.1:{server.server_port}{prefix}"
     server.shutdown()

@@ -41,6 +41,7 @@ class Visit:
     sizes: dict[str, int] = field(default_factory=dict)  # bytes that came, by those numbers
     bare_icons: list[str] = field(default_factory=list)
     overflow: list[str] = field(default_factory=list)
+    cut_off: list[str] = field(default_factory=list)  # in print
     grave: dict[str, list[str]] = field(default_factory=dict)  # what axe found, by theme
 
     def watch(self, page: Page):
@@ -98,6 +99,16 @@ OVERFLOW = """() => {
     .concat(wide.slice(-5).map((element) => element.outerHTML.slice(0, 200)));
 }"""
 
+# Boxes that are cut off in print, where nothing scrolls.
+CUT_OFF = """() => [...document.querySelectorAll(
+    ".bd-article :is(pre, .output, .formula, .tangled-file)")]
+  .filter((box) => box.checkVisibility() && box.clientWidth > 0)
+  .filter((box) => box.scrollWidth > box.clientWidth + 1
+    || box.getBoundingClientRect().right > innerWidth + 1
+    || box.scrollHeight > box.clientHeight + 1 && getComputedStyle(box).overflowY !== "visible")
+  .map((box) => `${box.scrollWidth} in ${box.clientWidth} px: ${box.textContent.slice(0, 200)}`)"""
+PAPER = 680  # pixels between the margins of A4
+
 # axe takes a while for each element, and a chapter has ten thousand. One span of each class in each
 # kind of box stands for all, and the label of a picture for its strokes.
 THIN_OUT = """() => {
@@ -152,6 +163,10 @@ def visit(context, site):
             seen.bare_icons = page.evaluate(BARE_ICONS)
             page.set_viewport_size({"width": 400, "height": 800})
             seen.overflow = page.evaluate(OVERFLOW)
+            page.set_viewport_size({"width": PAPER, "height": 800})
+            page.emulate_media(media="print")
+            seen.cut_off = page.evaluate(CUT_OFF)
+            page.emulate_media(media="screen")
             page.set_viewport_size({"width": 1280, "height": 800})
             page.wait_for_timeout(100)  # what depends on the width may follow a little later
             page.evaluate(THIN_OUT)
@@ -184,6 +199,11 @@ def test_axe_finds_nothing_serious_on_a_page(name, visit):
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_a_telephone(name, visit):
     assert visit(name).overflow == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_is_cut_off_in_print(name, visit):
+    assert visit(name).cut_off == []
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -9,7 +9,10 @@ fingerprint    what a chapter's outputs depend on
 execute        execute the chapters, each only when something that it depends on has changed
 pages          the Sphinx extension: chapters with their outputs, captions, the pages of ``src/``
 pictures       what the build does for the interactive pictures
-mathml, accessible, lean    further Sphinx extensions, for all pages
+mathml, terms, accessible, lean    further Sphinx extensions, for all pages
+edition, citations, press    what a published book needs: its address, how it is cited
+permalinks     addresses within pages that stay valid
+notebooks      chapters to take home
 =============  ====================================================================================
 
 Each uses only those above it. ``python book/_ext/tiny_models --help`` is the command line. What

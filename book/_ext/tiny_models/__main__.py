@@ -29,6 +29,7 @@ def arguments(args: list[str] | None) -> argparse.Namespace:
     execute.add_argument("chapters", nargs="*", metavar="CHAPTER", help="as in _toc.yml; or all")
     stale = commands.add_parser("stale", help="say which chapters are stale, and why")
     stale.add_argument("chapters", nargs="*", metavar="CHAPTER", help="as in _toc.yml; or all")
+    commands.add_parser("anchors", help="note the addresses of the built book in book/anchors.txt")
     for command in commands.choices.values():
         command.add_argument("--root", type=Path, default=ROOT, help=argparse.SUPPRESS)
     return parser.parse_args(args)
@@ -36,7 +37,10 @@ def arguments(args: list[str] | None) -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the command says."""
-    sources = read_sources(options.root.resolve())
+    root = options.root.resolve()
+    if options.command == "anchors":
+        return note_anchors(root)
+    sources = read_sources(root)
     if options.command == "check":
         differences = check(sources)
         print("\n".join(differences), end="\n" if differences else "")
@@ -58,6 +62,17 @@ def run(options: argparse.Namespace) -> int:
 
         execute_stale(sources, only=only)
     return 0
+
+
+def note_anchors(root: Path) -> int:
+    """Note new addresses; 1 if one is gone that was noted before."""
+    from tiny_models.permalinks import FOUND, LIST, MOVED, gone, read_list, read_moved, renew
+
+    print(f"{LIST}: {len(renew(root))} new addresses")
+    missing = gone(read_list(root / LIST), read_list(root / FOUND), read_moved(root))
+    for address in missing:
+        print(f"gone: {address}; say in {MOVED} where it is now", file=sys.stderr)
+    return 1 if missing else 0
 
 
 def main(args: list[str] | None = None) -> int:

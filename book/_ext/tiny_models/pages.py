@@ -204,7 +204,7 @@ def add_captions(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         if cell.get("nb_element") != "cell_code":
             continue
         number = cell["cell_metadata"]["number"]
-        cell["ids"].append(f"code-cell-{number}")
+        cell["ids"].insert(0, f"code-cell-{number}")
         for source in cell.findall(nodes.container):
             if source.get("nb_element") == "cell_code_source" and number in fragments:
                 target, fragment = fragments[number]
