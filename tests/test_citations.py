@@ -15,8 +15,8 @@ from pybtex.database import parse_string
 
 from tiny_models.citations import Citation
 from tiny_models.edition import Edition, author_name, read_edition
-from tiny_models.press import NOT_CITED, sitemap
 from tiny_models.files import toc_docnames
+from tiny_models.press import NOT_CITED, sitemap
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build/html"

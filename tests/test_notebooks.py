@@ -13,9 +13,9 @@ from docutils import nodes
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from tiny_models.edition import Edition
+from tiny_models.files import read_chapters
 from tiny_models.notebooks import GLUED, Writer, first_cell, make_notebook
 from tiny_models.pictures import MIME
-from tiny_models.files import read_chapters
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build/html"

@@ -10,8 +10,8 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import docutils_namespace
 
-from tiny_models.permalinks import FOUND, LIST, MOVED, gone, read_list, read_moved, renew
 from tiny_models.files import read_chapters
+from tiny_models.permalinks import FOUND, LIST, MOVED, gone, read_list, read_moved, renew
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build/html"

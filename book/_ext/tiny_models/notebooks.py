@@ -24,9 +24,9 @@ from sphinx.application import Sphinx
 
 from tiny_models.edition import Edition, read_edition
 from tiny_models.execute import executed_path
+from tiny_models.files import write_atomically
 from tiny_models.permalinks import is_cell
 from tiny_models.pictures import MIME
-from tiny_models.files import write_atomically
 
 GLUED = "application/papermill.record/"  # how an output is kept that stands elsewhere on the page
 HIDDEN = {"remove-cell", "remove-input", "hide-input", "hide-cell"}  # tags
