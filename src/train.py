@@ -1,4 +1,4 @@
-# Tangled from book/gpt2/training.md; sha256 fe4fc4b47f46
+# Tangled from book/gpt2/training.md; sha256 1c92761d0ac0
 """Train a small GPT-2 on a folder of texts; gpt2.py runs what it writes."""
 
 import argparse
@@ -65,14 +65,14 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     try:
-        config = json.loads((args.model / "config.json").read_bytes())
-        tokenizer = Tokenizer(json.loads((args.model / "vocab.json").read_bytes()))
-        parts = read_corpus(args.corpus)
-        full, _ = load(args.start) if args.start else (None, None)
+        config = json.loads((path := args.model / "config.json").read_bytes())
+        tokenizer = Tokenizer(json.loads((path := args.model / "vocab.json").read_bytes()))
+        parts = read_corpus(path := args.corpus)
+        full, _ = load(path := args.start) if args.start else (None, None)
         if full and json.loads((args.start / "config.json").read_bytes()) != config:
-            raise ValueError(f"{args.start} has another config.json than {args.model}")
+            raise ValueError(f"its config.json is another than that of {args.model}")
     except Exception as e:
-        parser.error(f"{e}: MODEL needs GPT-2's config.json and vocab.json, CORPUS texts in UTF-8")
+        parser.error(f"{path}: {type(e).__name__}: {' '.join(str(e).split()[:60])}")
     if not parts["held_out_stories"]:
         parser.error(f"{args.corpus}: fewer than 20 stories in .txt files; one in 20 is held out")
     texts = {name: "".join(story + END_OF_TEXT for story in part) for name, part in parts.items()}

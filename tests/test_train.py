@@ -633,27 +633,27 @@ def test_too_few_stories_are_an_error(run, corpus, folder):
 
 def no_config(corpus: Path, folder: Path) -> str:
     (folder / "config.json").unlink()
-    return "config.json"
+    return f"{folder}/config.json: FileNotFoundError"
 
 
 def no_folder(corpus: Path, folder: Path) -> str:
     shutil.rmtree(folder)
-    return "config.json"
+    return f"{folder}/config.json: FileNotFoundError"
 
 
 def half_a_vocabulary(corpus: Path, folder: Path) -> str:
     (folder / "vocab.json").write_bytes((folder / "vocab.json").read_bytes()[:1000])
-    return "vocab.json"
+    return f"{folder}/vocab.json: JSONDecodeError"
 
 
 def no_end_of_text(corpus: Path, folder: Path) -> str:
     (folder / "vocab.json").write_text('{"a": 0}')
-    return END
+    return f"{folder}/vocab.json: KeyError: '{END}'"
 
 
 def not_utf8(corpus: Path, folder: Path) -> str:
     (corpus / "a.txt").write_bytes("A STORY\nNumber 1 ç".encode("latin-1"))
-    return "UTF-8"
+    return f"{corpus}: UnicodeDecodeError: 'utf-8'"
 
 
 def no_corpus(corpus: Path, folder: Path) -> str:
@@ -675,12 +675,24 @@ def test_bad_input_is_one_line_and_nothing_is_written(run, corpus, folder, spoil
 
 
 def no_weights(folder: Path, other: Path) -> str:
-    return "model.safetensors"
+    return f"{other}: FileNotFoundError"
 
 
 def no_weights_at_all(folder: Path, other: Path) -> str:
     shutil.rmtree(other)
-    return str(other)
+    return f"{other}: "
+
+
+def damaged_weights(folder: Path, other: Path) -> str:
+    (other / "model.safetensors").write_bytes(b"not weights")
+    return f"{other}: SafetensorError"
+
+
+def weights_that_do_not_fit_their_config(folder: Path, other: Path) -> str:
+    """PyTorch says so in several lines, one for each tensor."""
+    weights_of_another_shape(folder, other)
+    (other / "config.json").write_text(json.dumps(CONFIG | {"n_layer": 1, "n_embd": 16}))
+    return f"{other}: RuntimeError: Error(s) in loading state_dict"
 
 
 def weights_of_another_shape(folder: Path, other: Path) -> str:
@@ -689,17 +701,25 @@ def weights_of_another_shape(folder: Path, other: Path) -> str:
     model = gpt2.GPT2(config)
     rows.initialize(model, torch.ones(N_VOCAB))
     rows.save(model, torch.arange(N_VOCAB - 1), N_VOCAB, other / "model.safetensors")
-    return "another config.json"
+    return f"{other}: ValueError: its config.json is another than that of {folder}"
 
 
 def half_of_the_weights(folder: Path, other: Path) -> str:
     weights_of_another_shape(folder, other)
     (other / "config.json").write_text(json.dumps(CONFIG))
-    return "h.1."
+    return f"{other}: KeyError: 'h.1."
 
 
 @pytest.mark.parametrize(
-    "spoil", [no_weights, no_weights_at_all, weights_of_another_shape, half_of_the_weights]
+    "spoil",
+    [
+        no_weights,
+        no_weights_at_all,
+        damaged_weights,
+        weights_that_do_not_fit_their_config,
+        weights_of_another_shape,
+        half_of_the_weights,
+    ],
 )
 def test_weights_to_begin_with_that_do_not_fit_are_refused(run, corpus, folder, spoil):
     other = copied(folder, "other")
