@@ -113,7 +113,7 @@ def logits(model, ids, off=()):
 
 
 def test_half_precision(engine):
-    ours = floats(engine("bytes(singles(Uint16Array.from({ length: 65536 }, (_, i) => i)))"))
+    ours = floats(engine("bytes(HALVES)"))
     theirs = np.arange(2**16, dtype=np.uint16).view(np.float16)
     finite = np.isfinite(theirs)
     assert np.array_equal(ours[finite], theirs[finite])
@@ -141,6 +141,20 @@ def test_token_ids_and_texts_are_those_of_python(engine, fairy):
     assert different == []
     back = "(all) => all.map((ids) => [...tokenizer.decode(ids)].join(''))"
     assert engine(back, wanted) == texts
+
+
+def test_a_long_word_takes_no_time(engine, fairy):
+    word = "".join(random.Random(5).choices("abcdefghij", k=5_000))
+    ids, seconds = engine(
+        """(word) => {
+            const begin = performance.now();
+            const ids = tokenizer.merge(word);
+            return [ids, (performance.now() - begin) / 1000];
+        }""",
+        word,
+    )
+    assert ids == fairy[1].encode(word)
+    assert seconds < 10, seconds  # a tenth of a second on a machine with nothing else to do
 
 
 def test_broken_characters_are_decoded_as_in_python(engine, fairy):
