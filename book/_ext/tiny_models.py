@@ -247,7 +247,7 @@ def add_pictures(
         app.add_css_file(f"{part}.css")
     if parts:
         context["body"] = play_pages.resolve(
-            context["body"],
+            play_pages.name_still(context["body"]),
             page,
             book.tangled,
             lambda other: app.builder.get_relative_uri(page, other),

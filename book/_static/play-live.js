@@ -339,9 +339,9 @@ class Live {
     this.sections = {
       tokenizer: el(
         "section", {},
-        el("label", { for: input.id }, "Prompt"), input, this.prose, this.story,
+        el("label", { for: input.id }, "Prompt"), input,
         el("div", { class: "play-bar" }, Object.values(this.buttons)),
-        this.said, this.sources("tokenizer"),
+        this.said, this.prose, this.story, this.sources("tokenizer"),
       ),
       sampling: el(
         "section", {},

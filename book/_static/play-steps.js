@@ -427,7 +427,8 @@ play.define("steps", async (root, picture) => {
           bar("= stream after", after / most, number(after)),
         ]),
         play.el("p", { class: "steps-says" }, "If the model stopped here, it would say ",
-          play.el("span", { class: "play-token" }, best.text), ` ${percent(best.p)}`),
+          play.el("span", { class: "steps-answer" },
+            play.el("span", { class: "play-token" }, best.text), ` ${percent(best.p)}`)),
       ];
     }
 
