@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
+from conftest import ROOT
 from safetensors import safe_open
 from safetensors.numpy import load
 
 import play_pages
 import playground
-from conftest import ROOT
 from play_pages import PlayError
 
 PAGE = "src/a.py"
