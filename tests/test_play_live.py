@@ -396,6 +396,7 @@ def test_what_was_generated_is_read_as_a_text_and_can_be_forgotten(reader, fairy
     prose = page.page.locator(".live-prose")
     assert not prose.is_visible()
     page.press("Generate 60 tokens")
+    page.wait("document.querySelectorAll('.live-drawn').length > 0")
     ids = page.written()
     assert prose.text_content() == "".join(tokenizer.decode(ids))
     new = "".join(tokenizer.decode(page.ids(".live-drawn")))
@@ -420,6 +421,7 @@ def test_patterns_are_drawn_while_the_model_writes(reader):
         }"""
     )
     page.press("Generate 60 tokens")
+    page.wait("document.querySelectorAll('.live-drawn').length > 0")
     n = len(page.written())
     between = [length for length in page.page.evaluate("[...window.seen]") if 2 < length < n]
     assert between, "the open pattern grew only at the end"
@@ -465,7 +467,10 @@ def test_switches_show_both_models_at_once(reader, fairy):
     page.wait("/^Without 3 parts/.test(document.querySelectorAll('.live-bars')[1].textContent)")
     page.wait("document.querySelector('.live-moved').textContent")
     before, after = logits(model, ids), logits(model, ids, off)
-    page.page.wait_for_timeout(500)
+    for _ in range(60):  # until what was asked last has been answered
+        page.page.wait_for_timeout(500)
+        if abs(page.bars(1)[0][1] - 100 * torch.softmax(torch.tensor(after), dim=0).max()) < 0.51:
+            break
     assert_chances(page.bars(0), before)
     assert_chances(page.bars(1), after)
     p, q = (torch.softmax(torch.tensor(scores), dim=0) for scores in (before, after))

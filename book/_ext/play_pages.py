@@ -148,7 +148,8 @@ def name_still(body: str) -> str:
             return match.group()
         name, number = before[-1].groups()
         link = f'<a href="#{name}">{number}</a>'
-        return f"{match[1]} Without it nothing can be tried here; {link} above stands still.</p>"
+        still = f"{link} above is a still picture of the same subject."
+        return f"{match[1]} Without it, nothing can be tried here; {still}</p>"
 
     return MISSING.sub(lead, body)
 
