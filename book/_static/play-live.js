@@ -538,7 +538,10 @@ class Live {
       this.tokens.push(message.token);
       this.drawn = message.token.id;
       this.rate = message.count > 5 ? message.rate : null;
-      if (message.chances) this[this.off.size ? "cut" : "whole"] = message.chances;
+      if (message.chances) {
+        this[this.off.size ? "cut" : "whole"] = message.chances;
+        this.news = true;
+      }
     } else {
       this.refused = null;
       if (message.wrote) this.writing = false;
@@ -554,7 +557,8 @@ class Live {
   takeRows({ from, rows }) {
     this.rows.length = from;
     this.rows.push(...rows);
-    this.fresh = true;
+    this.fresh = true; // for the large pattern
+    this.due = this.maps.length; // as many small ones have to be drawn anew
   }
 
   /* ------------------------------------------------------------------------------- drawing */
@@ -563,15 +567,17 @@ class Live {
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
       this.showText();
-      this.showChances();
+      if (!this.writing || this.news) this.showChances();
+      this.news = false;
       if (!this.writing) {
         this.maps.forEach((map) => this.drawSmall(map));
         this.showLarge();
         return;
       }
       // Meanwhile a few patterns at a time, so that no frame takes long.
-      for (const map of this.maps.slice(0, A_FRAME)) this.drawSmall(map);
+      for (const map of this.maps.slice(0, Math.min(this.due, A_FRAME))) this.drawSmall(map);
       this.maps.push(...this.maps.splice(0, A_FRAME));
+      this.due = Math.max(0, this.due - A_FRAME);
       if (this.fresh) this.showLarge();
       this.fresh = false;
     });
