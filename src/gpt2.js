@@ -1,8 +1,9 @@
-// Tangled from book/play/live.md; sha256 b29285522287
+// Tangled from book/play/live.md; sha256 efd1e22ff11e
 /* GPT-2 in plain JavaScript: continue a prompt in a page, a worker or Node. See gpt2.py. */
 "use strict";
 
 const ARRAYS = { F16: Uint16Array, F32: Float32Array, U16: Uint16Array, U8: Uint8Array };
+const HALVES = Float32Array.from({ length: 2 ** 16 }, (_, bits) => half(bits));
 
 /* The facts in a safetensors file's header, and its tensors as {name: {shape, data}}. */
 function read_tensors(buffer) {
@@ -13,15 +14,10 @@ function read_tensors(buffer) {
   for (const [name, { dtype, shape, data_offsets }] of Object.entries(header)) {
     const [begin, end] = data_offsets.map((offset) => 8 + size + offset);
     const stored = new ARRAYS[dtype](buffer.slice(begin, end));
-    tensors[name] = { shape, data: dtype === "F16" ? singles(stored) : stored };
+    const singles = () => new Float32Array(stored.length).map((_, i) => HALVES[stored[i]]);
+    tensors[name] = { shape, data: dtype === "F16" ? singles() : stored };
   }
   return { about: JSON.parse(__metadata__.about), tensors };
-}
-
-/* Half-precision numbers, given as 16 bits each, in single precision. */
-function singles(stored) {
-  const table = Float32Array.from({ length: 2 ** 16 }, (_, bits) => half(bits));
-  return new Float32Array(stored.length).map((_, i) => table[stored[i]]);
 }
 
 /* The number that 16 bits stand for: a sign, 5 bits of exponent, 10 bits of fraction. */
@@ -50,11 +46,15 @@ class Tokenizer {
   merge(word) {
     const parts = Array.from(new TextEncoder().encode(word), (byte) => String.fromCharCode(byte));
     const joined = (i) => (i + 1 in parts && this.id.get(parts[i] + parts[i + 1])) || Infinity;
+    const ids = parts.map((_, i) => joined(i)); // of each part and the next one, joined
     for (;;) {
-      const a = parts.reduce((best, _, i) => (joined(i) < joined(best) ? i : best), 0);
-      if (joined(a) === Infinity)
+      const a = ids.reduce((best, id, i) => (id < ids[best] ? i : best), 0);
+      if (ids[a] === Infinity)
         return parts.map((part) => this.id.get(part));
       parts.splice(a, 2, parts[a] + parts[a + 1]);
+      ids.splice(a, 2, joined(a));
+      if (a > 0)
+        ids[a - 1] = joined(a - 1);
     }
   }
 

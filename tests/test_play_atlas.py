@@ -174,6 +174,27 @@ def test_order(show, python):
     assert np.diff(scores).max() < 1e-3 and len(set(order)) == score.size
 
 
+@pytest.mark.parametrize(
+    ("shown", "gpt2_layers", "gemma3_layers"),
+    [
+        ("all", range(8), range(18)), ("gpt2", range(8), []), ("gemma3", [], range(18)),
+        ("local", [], [n for n in range(18) if n % 6 != 5]), ("global", [], [5, 11, 17]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("order", ["layer", "distance"])
+def test_only_some_heads_are_shown(show, page, shown, gpt2_layers, gemma3_layers, order):
+    picture = show(f"text=tale&order={order}&model=gemma3&layer=5&head=1")
+    picture.get_by_label("Show").select_option(shown)
+    for model, layers, heads in (("gpt2", gpt2_layers, 5), ("gemma3", gemma3_layers, 4)):
+        tiles = picture.locator(f"[data-model={model}] .atlas-head").all()
+        found = {tile.get_attribute("data-head") for tile in tiles}
+        assert found == {f"{layer}.{head}" for layer in layers for head in range(heads)}
+    assert picture.locator(".atlas-title").count() == (5 in gemma3_layers)  # else it is closed
+    state = page.evaluate("location.hash").removeprefix("#atlas&")
+    assert (f"show={shown}" in state) == (shown != "all")
+    assert show(state).get_by_label("Show").input_value() == shown
+
+
 # ------------------------------------------------------------------------- keyboard and pointer
 
 

@@ -127,6 +127,11 @@ def test_keys_move_and_the_address_follows(page):
     for _ in range(20):
         page.keyboard.press("ArrowLeft")
     assert panel(page, 0).locator(".steps-token").first.get_attribute("aria-pressed") == "true"
+    pressed.focus()  # one stop of the keyboard, and the focus goes along
+    assert panel(page, 0).locator(".steps-token[tabindex='0']").count() == 1
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.title").startswith("token 1,")
+    assert pressed.get_attribute("title").startswith("token 1,")
     tab = page.locator("#steps [role=tab][aria-selected=true]")
     tab.focus()
     page.keyboard.press("ArrowRight")

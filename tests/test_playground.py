@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
+from conftest import ROOT
 from safetensors import safe_open
 from safetensors.numpy import load
 
@@ -132,6 +133,20 @@ def test_a_line_is_found_by_its_text_and_finds_the_picture(shown, tmp_path):
     assert pictures.of_fragment([found], "src/b.py", SimpleNamespace(spans=((1, 9),))) == []
 
 
+def test_without_javascript_a_picture_leads_to_the_figure_before_it(shown):
+    picture('b = x < "y" & z')
+    assert pictures.name_still(shown[0].data) == shown[0].data
+    figures = [
+        f'<figure class="align-default" id="fig-{n}"><img src="{n}.svg">\n<figcaption><p>'
+        f'<span class="caption-number">Fig. {n} </span>About</p></figcaption></figure>'
+        for n in (7, 8, 9)
+    ]
+    body = pictures.name_still(figures[0] + figures[1] + shown[0].data + figures[2])
+    message = re.search('<p class="play-missing">(.*?)</p>', body)[1]
+    assert "JavaScript, which is off here" in message
+    assert '<a href="#fig-8">Fig. 8</a> above' in message
+
+
 @pytest.mark.parametrize("text, found", [("a = ", 2), ("nothing like it", 0)])
 def test_a_text_that_is_not_on_one_line_is_refused(shown, tmp_path, text, found):
     picture(text)
@@ -147,3 +162,12 @@ def test_a_file_that_no_chapter_makes_is_refused(shown, tmp_path):
     picture("a")
     with pytest.raises(PlayError, match=f"book/c: .* {PAGE}, which no chapter makes"):
         list(pictures.pictures({"book/c": notebook(tmp_path, shown)}, {}))
+
+
+def test_the_still_picture_is_small_and_described():
+    assert (ROOT / "book/_static/playground.png").stat().st_size <= 150_000
+    readme = (ROOT / "README.md").read_text("utf-8")
+    index = (ROOT / "book/index.md").read_text("utf-8")
+    in_readme = re.search(r"!\[([^\]]+)\]\(book/_static/playground\.png\)", readme)
+    in_index = re.search(r"\{image\} _static/playground\.png\n:alt: (.+)\n", index)
+    assert len(in_readme[1]) > 80 and len(in_index[1]) > 80

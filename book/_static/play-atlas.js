@@ -31,6 +31,13 @@
   };
   const KEYS = Object.keys(STATISTICS);
 
+  /* Which heads are shown: of one model, or of one kind of its layers. */
+  const SHOWS = {
+    all: "all heads", gpt2: "GPT-2", gemma3: "Gemma 3", local: "Gemma 3, local layers",
+    global: "Gemma 3, global layers",
+  };
+  const models = (show) => (show === "all" ? MODELS : [show === "gpt2" ? "gpt2" : "gemma3"]);
+
   /* The patterns of one model for one text. */
   class Patterns {
     constructor(model, { about, tensors }) {
@@ -115,8 +122,11 @@
   /* What the colours mean: the root of a share, so that small ones are seen. */
   function scale() {
     const marks = [0, 0.01, 0.05, 0.2, 0.5, 1];
-    return play.el("div", { class: "atlas-scale", role: "img", "aria-label": "The bluer, the larger the share" },
-      marks.map((share) => play.el("span", { style: `left: ${100 * Math.sqrt(share)}%` }, percent(share))));
+    return play.el("div", { class: "atlas-key-bar" },
+      play.el("div", { class: "atlas-scale", role: "img", "aria-label": "The bluer, the larger the share" },
+        marks.map((share) => play.el("span", { style: `left: ${100 * Math.sqrt(share)}%` }, percent(share)))),
+      play.el("span", { class: "play-muted" },
+        "of a token's attention. A row is a token that looks, a column one looked at."));
   }
 
   class Atlas {
@@ -124,6 +134,7 @@
       Object.assign(this, { root, picture });
       this.text = Object.keys(picture.options.texts)[0];
       this.order = "layer";
+      this.shown = "all";
       this.out = false;
       this.open = null; // {model, layer, head, query}
       const colour = getComputedStyle(root).getPropertyValue("--play-blue").trim();
@@ -139,6 +150,7 @@
           layer: "by layer",
           ...Object.fromEntries(KEYS.map((key) => [key, `by ${STATISTICS[key].name}`])),
         }, { value: this.order, change: (order) => this.change({ order }) }),
+        show: play.choice("Show", SHOWS, { value: this.shown, change: (shown) => this.change({ shown }) }),
         out: play.toggle("take the first token out", {
           value: this.out, change: (out) => this.change({ out }),
         }),
@@ -156,7 +168,9 @@
     }
 
     /* Change what is shown, all at once; a text that can't be loaded changes nothing. */
-    async change({ text = this.text, order = this.order, out = this.out, open = this.open, quiet = false }) {
+    async change({
+      text = this.text, order = this.order, shown = this.shown, out = this.out, open = this.open, quiet = false,
+    }) {
       this.root.querySelector(".play-error")?.remove();
       const turn = (this.turn = (this.turn ?? 0) + 1);
       if (text !== this.loaded) {
@@ -173,9 +187,10 @@
         }
         this.message.textContent = "";
       }
-      Object.assign(this, { text, order, out });
+      Object.assign(this, { text, order, shown, out });
       this.choices.text.input.value = text;
       this.choices.order.input.value = order;
+      this.choices.show.input.value = shown;
       this.choices.out.input.checked = out;
       for (const model of MODELS) this.drawGrid(model);
       this.openHead(open);
@@ -191,18 +206,20 @@
     // ------------------------------------------------------------------------------ the address
 
     remember() {
-      const { text, order, out, open } = this;
+      const { text, order, shown, out, open } = this;
       this.picture.state = {
-        text: text.replace(/^atlas-/, ""), sink: out ? "out" : "in", order, ...open,
+        text: text.replace(/^atlas-/, ""), sink: out ? "out" : "in", order,
+        ...(shown === "all" ? {} : { show: shown }), ...open,
       };
     }
 
     /* Show what the address says, as far as there is such a thing. */
-    async restore({ text, sink, order, model, layer, head, query, part }) {
+    async restore({ text, sink, order, show, model, layer, head, query, part }) {
       const known = (name) => name && `atlas-${name}` in this.picture.options.texts;
       await this.change({
         text: known(text) ? `atlas-${text}` : this.text,
         order: order === "layer" || order in STATISTICS ? order : this.order,
+        shown: show in SHOWS ? show : "all",
         out: sink ? sink === "out" : this.out,
         open: model
           ? { model, layer: Number(layer), head: Number(head), query: Number(query ?? NaN) }
@@ -221,32 +238,44 @@
     drawGrid(model) {
       const section = this.sections[model];
       const patterns = this.patterns[model];
+      section.hidden = !models(this.shown).includes(model);
+      if (section.hidden) return section.replaceChildren();
       if (!patterns) {
         section.replaceChildren(play.el("p", { class: "play-muted" }, this.missing[model]));
         return;
       }
-      const { name, layers, heads } = patterns;
+      const { name, heads } = patterns;
+      const chosen = [...patterns.windows.keys()].filter((layer) => this.shows(patterns, layer));
+      const layers = chosen.length;
+      const kind = layers < patterns.layers ? `${this.shown} ` : "";
       const grid = play.el("div", {
         class: "atlas-grid", role: "group",
-        "aria-label": `${name}, ${layers} layers of ${heads} heads; arrows move, Enter opens`,
+        "aria-label": `${name}, ${layers} ${kind}layers of ${heads} heads; arrows move, Enter opens`,
         style: `--wide: ${Math.min(layers, 18)}; --narrow: ${layers % 6 ? Math.min(layers, 8) : 6}`,
         onkeydown: (event) => this.move(event, grid),
       });
       const readout = play.el("p", { class: "atlas-readout play-muted" });
-      const columns = this.order === "layer" ? this.byLayer(patterns, readout) : this.sorted(patterns, readout);
+      const columns = this.order === "layer"
+        ? this.byLayer(patterns, chosen, readout) : this.sorted(patterns, chosen, readout);
       grid.append(...columns);
       grid.classList.toggle("atlas-sorted", this.order !== "layer");
       (grid.querySelector('[aria-expanded="true"]') ?? grid.querySelector("button")).tabIndex = 0;
       section.replaceChildren(
         play.el("p", { class: "atlas-name" }, play.el("strong", {}, name),
-          play.el("span", { class: "play-muted" }, ` ${layers} layers × ${heads} heads`)),
+          play.el("span", { class: "play-muted" }, ` ${layers} ${kind}layers × ${heads} heads`)),
         grid, readout,
       );
       this.readOut(patterns, readout);
     }
 
-    byLayer(patterns, readout) {
-      return Array.from({ length: patterns.layers }, (_, layer) => {
+    /* Whether a layer's heads are among those that are shown. */
+    shows(patterns, layer) {
+      const ofKind = !["local", "global"].includes(this.shown) || patterns.kind(layer) === this.shown;
+      return ofKind && models(this.shown).includes(patterns.model);
+    }
+
+    byLayer(patterns, chosen, readout) {
+      return chosen.map((layer) => {
         const kind = patterns.kind(layer);
         return play.el("div", {
           class: "atlas-layer", role: "group", "aria-label": `layer ${layer} ${kind}`,
@@ -259,9 +288,9 @@
       });
     }
 
-    sorted(patterns, readout) {
+    sorted(patterns, chosen, readout) {
       const all = [];
-      for (let layer = 0; layer < patterns.layers; layer++) {
+      for (const layer of chosen) {
         for (let head = 0; head < patterns.heads; head++) {
           all.push([layer, head, patterns.statistic(layer, head, this.order, this.out)]);
         }
@@ -345,7 +374,7 @@
     /* Open a head, or none; a head that this text doesn't have is none. */
     openHead(open) {
       const patterns = this.patterns[open?.model];
-      const exists = Boolean(patterns) && open.layer in patterns.windows &&
+      const exists = Boolean(patterns) && open.layer in patterns.windows && this.shows(patterns, open.layer) &&
         Number.isInteger(open.head) && open.head >= 0 && open.head < patterns.heads;
       for (const button of this.root.querySelectorAll(".atlas-head")) {
         const mine = exists && button.dataset.head === `${open.layer}.${open.head}` &&

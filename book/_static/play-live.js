@@ -69,6 +69,7 @@ function serve() {
      being written is done. */
   function tell(wrote = false) {
     if (!text.length) {
+      sent = { cache: null, ids: [] }; // the page forgets them
       return postMessage({ type: "refused", tokens: prompted, room: model.config.n_positions });
     }
     const logits = model.logits(text, whole);
@@ -132,15 +133,19 @@ function serve() {
       const begin = performance.now();
       let count = 0;
       let told = 0; // when the page was last given the chances: ten times a second will do
-      const drawn = generate(model, text, tokens, options, random, cut ?? whole);
+      let seen = begin; // and when the patterns, three times
+      const cache = cut ?? whole;
+      const drawn = generate(model, text, tokens, options, random, cache);
       for (const { id, logits, best, p } of text.length ? drawn : []) {
         text.push(id);
         count++;
         const now = performance.now();
         const news = now > told + 100 ? chances(logits, { best, p }) : null;
         told = news ? now : told;
+        const rows = now > seen + 300 ? patterns(cache) : null;
+        seen = rows ? now : seen;
         const rate = (1000 * count) / (now - begin);
-        postMessage({ type: "token", token: token(id), chances: news, count, rate });
+        postMessage({ type: "token", token: token(id), chances: news, patterns: rows, count, rate });
         await turn();
         if (run !== mine) {
           return;
@@ -174,8 +179,9 @@ const DEFAULTS = { temperature: 0.8, top_k: 40, top_p: 1, seed: 0 };
 const PARTS = {
   tokenizer: "Tokenizer", sampling: "Draw", attention: "Attention", mlp: "MLP", model: "Blocks",
 };
-const AT_ONCE = 60; // tokens that "Generate" writes
+const AT_ONCE = 60; // tokens that are generated at once
 const SMALL = 40; // pixels of a small pattern's side
+const A_FRAME = 8; // small patterns that are drawn anew in a frame while the model writes
 
 /* How strong the colour of an attention weight is; the root makes small ones visible. */
 function shade(weight) {
@@ -218,6 +224,7 @@ class Live {
   async load() {
     this.button.disabled = true;
     this.bar.hidden = false;
+    this.said.textContent = "Loading …";
     this.root.querySelector(".play-error")?.remove();
     if (location.protocol === "file:") this.bar.removeAttribute("value"); // not known there
     try {
@@ -225,6 +232,7 @@ class Live {
       const file = await this.picture.load("fairy-gpt2", (done, total) => {
         this.bar.value = done / (total || this.picture.options.size);
       });
+      this.said.textContent = "Loaded. The model is getting ready …";
       const text = new TextDecoder().decode(source.tensors.source.data);
       const blob = new Blob([text, `;(${serve})();`], { type: "text/javascript" });
       this.worker = new Worker(URL.createObjectURL(blob));
@@ -239,14 +247,18 @@ class Live {
   fail(error) {
     this.button.disabled = false;
     this.bar.hidden = true;
+    this.said.textContent = "";
     play.fail(this.root, error);
   }
 
   receive(message) {
     if (message.type === "ready") {
       this.config = message.config;
+      // The button that has the focus goes: who came by keyboard goes on with the next one.
+      const lost = [document.body, this.button].includes(document.activeElement);
       this.start.remove();
       this.build();
+      if (lost) this.buttons.generate.focus({ preventScroll: true });
       this.read();
       this.show();
       this.showPart();
@@ -275,17 +287,22 @@ class Live {
     input.value = this.prompt;
     this.input = input;
 
+    this.prose = el("p", {
+      class: "live-prose", role: "region", tabindex: 0, "aria-label": "The text", hidden: true,
+    });
     this.story = el("div", {
       class: "live-tokens", role: "region", tabindex: 0, "aria-label": "The text, token by token",
     });
     const button = (label, onclick) => el("button", { type: "button", onclick }, label);
     this.buttons = {
-      generate: button("Generate", () => this.write(AT_ONCE)),
-      step: button("Step", () => this.write(1)),
+      generate: button(`Generate ${AT_ONCE} tokens`, () => this.write(AT_ONCE)),
+      step: button("One token", () => this.write(1)),
       stop: button("Stop", () => this.worker.postMessage({ type: "stop" })),
       again: button("Again", () => this.again()),
+      back: button("Back to the prompt", () => this.read()),
     };
     this.buttons.again.title = "From the prompt and the seed, with as many tokens";
+    this.buttons.back.title = "Forget what was generated";
 
     const draw = (change) => (value) => {
       change(value);
@@ -322,9 +339,9 @@ class Live {
     this.sections = {
       tokenizer: el(
         "section", {},
-        el("label", { for: input.id }, "Prompt"), input, this.story,
+        el("label", { for: input.id }, "Prompt"), input,
         el("div", { class: "play-bar" }, Object.values(this.buttons)),
-        this.said, this.sources("tokenizer"),
+        this.said, this.prose, this.story, this.sources("tokenizer"),
       ),
       sampling: el(
         "section", {},
@@ -336,8 +353,9 @@ class Live {
         ),
         el(
           "p", { class: "play-muted" },
-          "The ten likeliest. ", el("i", { class: "live-key-before" }), " what the model says, ",
-          el("b", { class: "live-key-after" }), " how it is drawn; – is cut off.",
+          "The ten likeliest tokens: ", el("i", { class: "live-key-before" }),
+          " how likely the model finds each, ", el("b", { class: "live-key-after" }),
+          " how likely it is to be drawn with these settings (–: not at all).",
         ),
         el("div", { class: "live-columns" }, this.before, this.after),
         this.moved, this.sources("sampling"),
@@ -347,8 +365,9 @@ class Live {
         el("h3", {}, "What each head looks at"),
         el(
           "p", { class: "play-muted" },
-          "A row for each block; the stronger the colour, the more a token looks at another. Open a " +
-            "pattern to see it large; clear a box to leave that part out.",
+          "In a pattern, a row is a token, and the bluer a cell of it, the more it looks at the token " +
+            "of that column. Choose a pattern to see it large. Clear a box to leave that part out, and " +
+            "compare the next token above.",
         ),
         el(
           "div", { class: "live-heads" },
@@ -412,7 +431,7 @@ class Live {
         el("td", {}, box(`h.${block}.*`, `Block ${block}`)),
       ),
     );
-    const titles = ["", ...heads.map((h) => `head ${h}`), "MLP", "block"];
+    const titles = ["block", ...heads.map((h) => `head ${h}`), "MLP", "all of it"];
     const table = el(
       "table", { class: "live-grid", role: "grid", "aria-label": "Heads, MLPs and blocks" },
       el("thead", {}, el("tr", {}, titles.map((title) => el("th", { scope: "col" }, title)))),
@@ -514,11 +533,15 @@ class Live {
       this.tokens = [];
       this.rows = [];
     } else if (message.type === "token") {
+      if (message.patterns) this.takeRows(message.patterns);
       if (!this.writing) return; // it comes late
       this.tokens.push(message.token);
       this.drawn = message.token.id;
       this.rate = message.count > 5 ? message.rate : null;
-      if (message.chances) this[this.off.size ? "cut" : "whole"] = message.chances;
+      if (message.chances) {
+        this[this.off.size ? "cut" : "whole"] = message.chances;
+        this.news = true;
+      }
     } else {
       this.refused = null;
       if (message.wrote) this.writing = false;
@@ -526,10 +549,16 @@ class Live {
       const { tokens, prompted, whole, cut, moved, full, ended, patterns } = message;
       Object.assign(this, { tokens, prompted, whole, cut, full, ended });
       this.share = moved;
-      this.rows.length = patterns.from;
-      this.rows.push(...patterns.rows);
+      this.takeRows(patterns);
     }
     this.show();
+  }
+
+  takeRows({ from, rows }) {
+    this.rows.length = from;
+    this.rows.push(...rows);
+    this.fresh = true; // for the large pattern
+    this.due = this.maps.length; // as many small ones have to be drawn anew
   }
 
   /* ------------------------------------------------------------------------------- drawing */
@@ -538,11 +567,19 @@ class Live {
     this.frame ??= requestAnimationFrame(() => {
       this.frame = null;
       this.showText();
-      this.showChances();
+      if (!this.writing || this.news) this.showChances();
+      this.news = false;
       if (!this.writing) {
         this.maps.forEach((map) => this.drawSmall(map));
         this.showLarge();
+        return;
       }
+      // Meanwhile a few patterns at a time, so that no frame takes long.
+      for (const map of this.maps.slice(0, Math.min(this.due, A_FRAME))) this.drawSmall(map);
+      this.maps.push(...this.maps.splice(0, A_FRAME));
+      this.due = Math.max(0, this.due - A_FRAME);
+      if (this.fresh) this.showLarge();
+      this.fresh = false;
     });
   }
 
@@ -561,7 +598,7 @@ class Live {
         el(
           "span",
           {
-            class: `live-token${i >= this.prompted ? " live-drawn" : ""}`, "data-id": id,
+            class: `live-token play-box${i >= this.prompted ? " live-drawn" : ""}`, "data-id": id,
             title: `token ${id}, bytes ${hex}`,
           },
           el("span", {}, text === null ? `⟨${hex}⟩` : play.token(text)),
@@ -569,16 +606,26 @@ class Live {
         ),
       );
     }
-    if (this.writing) this.story.scrollTop = this.story.scrollHeight;
-    const { generate, step, stop, again } = this.buttons;
+    const read = (tokens) => new TextDecoder().decode(Uint8Array.from(tokens.flatMap(({ bytes }) => bytes)));
+    this.prose.hidden = this.tokens.length <= this.prompted;
+    this.prose.replaceChildren(
+      read(this.tokens.slice(0, this.prompted)),
+      el("span", { class: "live-new" }, read(this.tokens.slice(this.prompted))),
+    );
+    if (this.writing) {
+      for (const box of [this.story, this.prose]) box.scrollTop = box.scrollHeight;
+    }
+    const { generate, step, stop, again, back } = this.buttons;
     const done = Boolean(this.refused || this.full || this.ended);
     generate.disabled = step.disabled = this.writing || done;
     again.disabled = this.writing || Boolean(this.refused);
     stop.disabled = !this.writing;
+    back.disabled = this.tokens.length <= this.prompted;
     const n = this.tokens.length;
     const speed = this.rate ? `, ${this.rate.toFixed(0)} tokens a second` : "";
     const end = this.ended ? ": the text has ended" : this.full ? ": the context is full" : "";
-    if (!this.writing) this.said.textContent = this.refused ?? `${n} tokens${speed}${end}`;
+    const count = n === 1 ? "1 token" : `${n} tokens`;
+    this.said.textContent = this.writing ? "Writing …" : this.refused ?? `${count}${speed}${end}`;
   }
 
   showChances() {
@@ -598,7 +645,7 @@ class Live {
 
   bars(title, chances, draws) {
     const { el } = play;
-    const percent = (p) => (p >= 0.0995 ? (100 * p).toFixed(0) : (100 * p).toFixed(1));
+    const percent = (p) => (p < 0.0005 ? "<0.1" : (100 * p).toFixed(p >= 0.0995 ? 0 : 1));
     const top = Math.max(...chances.map(({ before, after }) => Math.max(before, after)), 1e-9);
     const rows = chances.map(({ id, text, bytes, before, after }) => {
       const label = text === null ? `⟨${bytes.map((b) => b.toString(16)).join(" ")}⟩` : play.token(text);
@@ -623,8 +670,13 @@ class Live {
     return row[(block * this.config.n_head + head) * (query + 1) + key] / 255;
   }
 
+  /* The tokens whose rows are there. */
+  get length() {
+    return Math.min(this.rows.length, this.tokens.length);
+  }
+
   drawSmall({ block, head, canvas, open }) {
-    const T = this.rows.length;
+    const T = this.length;
     const n = Math.min(T, SMALL);
     const side = n || 1;
     canvas.width = canvas.height = side;
@@ -671,19 +723,24 @@ class Live {
       },
     });
     this.looked = el("p", { class: "live-looked" });
+    this.hint = el(
+      "p", { class: "live-hint play-muted" },
+      "A pattern that you choose is shown here, with what each token looks at.",
+    );
     this.large = el(
       "div", { class: "live-large", hidden: true },
       this.largeTitle, this.canvas, el("div", { class: "play-bar" }, this.row.element), this.looked,
     );
-    return this.large;
+    return [this.hint, this.large];
   }
 
   showLarge() {
     for (const { block, head, open } of this.maps) {
       open.setAttribute("aria-pressed", String(this.open?.join() === `${block},${head}`));
     }
-    const T = this.rows.length;
+    const T = this.length;
     this.large.hidden = !this.open || !T;
+    this.hint.hidden = !this.large.hidden;
     if (this.large.hidden) return;
     const [block, head] = this.open;
     const query = Math.min(this.query ?? T - 1, T - 1);
@@ -693,12 +750,17 @@ class Live {
     this.canvas.width = this.canvas.height = T * side;
     const context = this.canvas.getContext("2d");
     const [r, g, b] = this.colour();
+    const image = new ImageData(T, T); // a pixel for each weight, then made larger
     for (let q = 0; q < T; q++) {
       for (let k = 0; k <= q; k++) {
-        context.fillStyle = `rgba(${r}, ${g}, ${b}, ${shade(this.weight(block, head, q, k))})`;
-        context.fillRect(k * side, q * side, side, side);
+        image.data.set([r, g, b, 255 * shade(this.weight(block, head, q, k))], 4 * (q * T + k));
       }
     }
+    context.putImageData(image, 0, 0);
+    context.imageSmoothingEnabled = false;
+    context.globalCompositeOperation = "copy";
+    context.drawImage(this.canvas, 0, 0, T, T, 0, 0, T * side, T * side);
+    context.globalCompositeOperation = "source-over";
     context.strokeStyle = getComputedStyle(this.root).getPropertyValue("--play-orange");
     context.lineWidth = 2;
     context.strokeRect(1, query * side, (query + 1) * side - 1, side);

@@ -309,17 +309,23 @@ play.define("steps", async (root, picture) => {
     take(run) {
       this.run = run;
       const { L, H, K, C } = run.about;
-      this.facts.textContent = ` ${L} blocks, ${H} heads${K < H ? ` on ${K} k and v` : ""}, ${C} features`;
+      const shared = K < H ? ` that share ${K === 1 ? "one key and value" : `${K} keys and values`}` : "";
+      this.facts.textContent = ` ${L} blocks, ${H} heads${shared}, ${C} features`;
       this.slider.input.max = L - 1;
       this.buttons = run.about.tokens.map(({ id, text }, position) => play.el("button", {
-        type: "button", class: "steps-token", title: `token ${position}, id ${id}`,
+        type: "button", class: "steps-token play-box", title: `token ${position}, id ${id}`,
         onclick: () => this.go({ position }),
       }, play.el("span", {}, play.token(text)), play.el("small", {}, String(id))));
       this.tokens.replaceChildren(...this.buttons);
     }
 
     update() {
-      this.buttons.forEach((button, position) => button.setAttribute("aria-pressed", String(position === this.position)));
+      const held = this.buttons.includes(document.activeElement);
+      this.buttons.forEach((button, position) => {
+        button.setAttribute("aria-pressed", String(position === this.position));
+        button.tabIndex = position === this.position ? 0 : -1; // the arrow keys reach the others
+      });
+      if (held) this.buttons[this.position].focus({ preventScroll: true });
       const { input, element } = this.slider;
       input.value = this.layer;
       const kind = this.kind();
@@ -411,6 +417,9 @@ play.define("steps", async (root, picture) => {
       const most = Math.max(before, after, ...adds);
       const [best] = run.likeliest(layer + 1, position);
       return [
+        play.el("p", { class: "play-muted" },
+          `Lengths in block ${layer} (in degrees, how far a branch turns the stream), at `,
+          play.el("span", { class: "play-token" }, run.token(position))),
         bars([
           bar("stream before", before / most, number(before)),
           bar("+ attention", adds[0] / most, `${number(adds[0])}, turns ${turns[0]}°`, { color: "blue" }),
@@ -418,7 +427,8 @@ play.define("steps", async (root, picture) => {
           bar("= stream after", after / most, number(after)),
         ]),
         play.el("p", { class: "steps-says" }, "If the model stopped here, it would say ",
-          play.el("span", { class: "play-token" }, best.text), ` ${percent(best.p)}`),
+          play.el("span", { class: "steps-answer" },
+            play.el("span", { class: "play-token" }, best.text), ` ${percent(best.p)}`)),
       ];
     }
 
@@ -732,6 +742,8 @@ play.define("steps", async (root, picture) => {
   const frame = play.el("div", { class: "steps-panels" }, panels.map((panel) => panel.element));
   root.append(
     play.el("div", { class: "play-bar" }, prompt_choice.element, lock.element),
+    play.el("p", { class: "play-muted" },
+      "Choose a token, a block and a part. With the keyboard, in a model: ← → token, ↑ ↓ block."),
     tabs,
     failure,
     frame,
@@ -740,7 +752,7 @@ play.define("steps", async (root, picture) => {
       play.el("span", { class: "steps-dot steps-blue" }), "attention ",
       play.el("span", { class: "steps-dot steps-green" }), "MLP ",
       play.el("span", { class: "steps-dot steps-orange" }), "only in this model. ",
-      "Underlined blocks are global. Keys in a model: ← → token, ↑ ↓ block."),
+      "In patterns, the bluer, the larger the share. Underlined blocks are global."),
     spoken,
   );
 

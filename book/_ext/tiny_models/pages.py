@@ -258,7 +258,7 @@ def add_pictures(
         app.add_css_file(f"{part}.css")
     if parts:
         context["body"] = pictures.resolve(
-            context["body"],
+            pictures.name_still(context["body"]),
             page,
             book.tangled,
             lambda other: app.builder.get_relative_uri(page, other),

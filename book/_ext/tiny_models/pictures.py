@@ -30,6 +30,10 @@ PICTURE = re.compile(
     r'<div id="([^"]+)" class="play"[^>]* data-kind="([^"]+)" data-title="([^"]+)"'
 )
 LINK = re.compile(r'data-part="([^"]*)" href="source:([^"#]+)#([^"]+)"')
+MISSING = re.compile(r'(<p class="play-missing">[^<]*)</p>')
+FIGURE = re.compile(
+    r'<figure [^>]*id="([^"]+)".*?<span class="caption-number">(.*?) *</span>', re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,21 @@ def resolve(
         return f'data-part="{part}" data-line="{line}" href="{uri(tangled[target].page)}#L{line}"'
 
     return LINK.sub(link, body)
+
+
+def name_still(body: str) -> str:
+    """Where JavaScript is off, lead from each picture to the last figure before it."""
+
+    def lead(match: re.Match[str]) -> str:
+        before = list(FIGURE.finditer(body, 0, match.start()))
+        if not before:
+            return match.group()
+        name, number = before[-1].groups()
+        link = f'<a href="#{name}">{number}</a>'
+        still = f"{link} above is a still picture of the same subject."
+        return f"{match[1]} Without it, nothing can be tried here; {still}</p>"
+
+    return MISSING.sub(lead, body)
 
 
 def parts(body: str) -> list[str]:
