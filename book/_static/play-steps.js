@@ -1,5 +1,5 @@
 /* "Step through": a forward pass of both models, block by block and side by side. The numbers are
-   those of book/_ext/step_data.py. The state is one object; whatever changes it calls update. */
+   those of book/_kit/step_data.py. The state is one object; whatever changes it calls update. */
 
 "use strict";
 
