@@ -4,7 +4,7 @@
     play("clock", "RoPE's clock", data=["rope"], lines={"turn": ("src/gemma3.py", "x * cos")})
 
 The data goes with the outputs of the cell, so it is made anew exactly when they are; the build puts
-it into a file (see book/_ext/tiny_models/pictures.py). The picture is drawn in the reader's browser by
+it into a file (see tiny_models/pictures.py). The picture is drawn in the reader's browser by
 book/_static/play-KIND.js, with what book/_static/play.js offers all of them. Nothing here is part
 of the models.
 """
