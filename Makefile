@@ -14,7 +14,8 @@ BENCH_READY := $(BENCH)/.requirements
 
 .PHONY: book test bench tangle untangle watch models serve linkcheck anchors clean
 
-book: models  ## build the book into _build/html
+book: export SOLUTIONS := $(SOLUTIONS)
+book: models  ## build the book into _build/html (SOLUTIONS=0: without those of the exercises)
 	$(JUPYTER_BOOK) build . --warningiserror --keep-going
 
 test: models $(TEST_READY)  ## run the tests; those of the pages want `make book` first

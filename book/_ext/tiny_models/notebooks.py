@@ -25,6 +25,7 @@ from sphinx.application import Sphinx
 from tiny_models.edition import Edition, read_edition
 from tiny_models.execute import executed_path
 from tiny_models.files import write_atomically
+from tiny_models.pages import has_solutions, is_solution
 from tiny_models.permalinks import is_cell
 from tiny_models.pictures import MIME
 
@@ -266,7 +267,8 @@ def make_notebook(
     def add_cells(last: int) -> None:
         nonlocal done
         for cell in executed.cells[done:last]:
-            notebook.cells.append(take(cell, page))
+            if has_solutions() or not is_solution(cell):
+                notebook.cells.append(take(cell, page))
         done = max(done, last)
 
     for block in blocks:

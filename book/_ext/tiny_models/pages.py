@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -35,6 +36,7 @@ from tiny_models.files import check, read_sources, toc_docnames, write, write_at
 from tiny_models.tangle import Fragment, Tangled, is_python
 
 LOGGER = logging.getLogger(__name__)
+FIGURE = re.compile(r"^```\{glue:figure\} (\S+)\n.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Book:
             (number, target, fragment.spans, fragment.imports, self.playing(target, fragment))
             for number, (target, fragment) in self.fragments(docname).items()
         ]
-        digest = hashlib.sha256(repr(captions).encode())
+        digest = hashlib.sha256(repr((captions, has_solutions())).encode())
         digest.update(executed.read_bytes() if executed.exists() else b"")
         return digest.hexdigest()
 
@@ -111,6 +113,9 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     """Note that all pages were written."""
     if exception is None:
         unfinished(app).unlink()
+        if not has_solutions():  # nor are they in the chapters' sources
+            for path in Path(app.outdir, "_sources").rglob("*.md"):
+                path.unlink()
 
 
 def notebooks(root: Path) -> dict[str, Path]:
@@ -137,6 +142,35 @@ def read_chapter(text: str) -> nbformat.NotebookNode:
             cell.execution_count = done.execution_count
             cell.metadata["number"] = number
         notebook.metadata["language_info"] = executed.metadata["language_info"]
+    return notebook if has_solutions() else without_solutions(notebook)
+
+
+def has_solutions() -> bool:
+    """Tell whether the book is built with the solutions of its exercises, as it mostly is."""
+    return os.environ.get("SOLUTIONS") != "0"
+
+
+def is_solution(cell: nbformat.NotebookNode) -> bool:
+    """Tell whether a cell is an exercise's solution: only these are folded with their outputs."""
+    return "hide-cell" in cell.metadata.get("tags", ())
+
+
+def without_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Leave out the solutions of a chapter's exercises, and the figures that they draw."""
+    drawn = {
+        output.get("metadata", {}).get("scrapbook", {}).get("name")
+        for cell in notebook.cells
+        if is_solution(cell)
+        for output in cell.get("outputs", ())
+    }
+    starts = notebook.metadata["source_map"]
+    kept = [pair for pair in zip(notebook.cells, starts, strict=True) if not is_solution(pair[0])]
+    notebook.cells, notebook.metadata["source_map"] = map(list, zip(*kept, strict=True))
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = FIGURE.sub(
+                lambda found: "" if found[1] in drawn else found[0], cell.source
+            )
     return notebook
 
 
