@@ -141,10 +141,12 @@ def execute(root: Path, job: Job) -> float:
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
     )
     at = chapter.cells[0]
+    began: list[float] = []  # when each cell began
 
     def note(cell_index: int, **_: object) -> None:
         nonlocal at
         at = chapter.cells[cell_index]
+        began.append(time.monotonic())
 
     client = NotebookClient(
         notebook,
@@ -165,6 +167,7 @@ def execute(root: Path, job: Job) -> float:
         except (CellControlSignal, DeadKernelError) as error:
             raise ExecuteError(failure(at, notebook.cells[at.number - 1], error)) from None
         seconds = (time.time_ns() - start) / 1e9
+        ends = [*began[1:], time.monotonic()]
         used = read_record(root, record, chapter)
 
     for cell in notebook.cells:
@@ -174,6 +177,7 @@ def execute(root: Path, job: Job) -> float:
         "used": asdict(used),
         "fingerprint": fingerprint(chapter, used, job.files, start),
         "seconds": round(seconds, 1),
+        "seconds_of_cells": [round(end - begin, 1) for begin, end in zip(began, ends)],
     }
     write_atomically(executed_path(root, chapter.docname), nbformat.writes(notebook) + "\n")
     return seconds
