@@ -183,6 +183,8 @@ print("alone")
 """,
     "prose": "\n# Prose\nAbout alpha and `import model`.\n",
 }
+MORE = "\n```{code-cell}\nimport time\nprint(%s)\n```\n"
+CLOCKED = {"alone": MORE % 1, "weights": MORE % "time.perf_counter() > 0", "files": MORE % 2}
 BOOKKIT = '''"""Helpers; TINY_MODELS_WEIGHTS is not read here, only named."""
 
 import os
@@ -576,6 +578,25 @@ def test_a_raising_cell_is_named_and_nothing_is_stored(book):
     assert stale_names(book) == {"use"}
 
 
+def test_a_failure_ends_the_chapters_beside_it(book):
+    replace(sources(book, "alone"), "import yaml", "1 / 0")
+    replace(sources(book, "weights"), 'load("alpha")', "import time\ntime.sleep(60)")
+    before = time.monotonic()
+    with pytest.raises(ExecuteError, match="book/alone.*ZeroDivisionError"):
+        execute_stale(book, lambda _: None)
+    assert time.monotonic() - before < 50
+    assert stale_names(book) == {"alone", "weights"}
+
+
+def test_what_measures_time_is_executed_by_itself(book):
+    for name in ("alone", "weights", "files"):
+        sources(book, name).write_text(sources(book, name).read_text() + CLOCKED[name])
+    messages = []
+    execute_stale(book, messages.append)
+    begun = [message.split()[:2] for message in messages]
+    assert begun[-2:] == [["executing", "book/weights:"], ["executed", "book/weights"]]
+
+
 def test_a_dead_kernel_is_reported(book):
     replace(sources(book, "alone"), "import yaml", "import os\nos._exit(1)")
     with pytest.raises(ExecuteError, match=r"book/alone\.md:\d+: cell 1 failed: "):
@@ -583,10 +604,12 @@ def test_a_dead_kernel_is_reported(book):
     assert stale_names(book) == {"alone"}
 
 
-def test_an_interrupted_chapter_leaves_nothing(book, tmp_path):
-    replace(
-        sources(book, "alone"), "import yaml", "import time\nopen('started', 'w')\ntime.sleep(60)"
-    )
+@pytest.mark.parametrize("names", [["alone"], ["alone", "weights"]])
+def test_interrupted_chapters_leave_nothing(book, tmp_path, names):
+    for name in names:
+        beginning = {"alone": "import yaml", "weights": 'load("alpha")'}[name]
+        waiting = f"import time\nopen('started-{name}', 'w')\ntime.sleep(60)"
+        replace(sources(book, name), beginning, waiting)
     before = {path for path in (book / "_build").rglob("*") if path.name != "digests.json"}
     (temporary := tmp_path / "temporary").mkdir()
     process = subprocess.Popen(
@@ -596,14 +619,14 @@ def test_an_interrupted_chapter_leaves_nothing(book, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
-    while not (book / "started").exists() and time.monotonic() < deadline:
+    while len(list(book.glob("started-*"))) < len(names) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) != 0
     after = {path for path in (book / "_build").rglob("*") if path.name != "digests.json"}
     assert after == before
     assert list(temporary.iterdir()) == []
-    assert stale_names(book) == {"alone"}
+    assert stale_names(book) == set(names)
 
 
 MOMENTS = [*range(2), *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 20))]

@@ -8,13 +8,16 @@ for executing a chapter again can be named.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
+import signal
 import sys
 import sysconfig
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,6 +40,8 @@ from tiny_models.fingerprint import (
 )
 
 TIMEOUT = 900  # seconds that one cell may take
+AT_ONCE = min(2, os.cpu_count() or 1)  # chapters; each may hold a model of a gigabyte or two
+CLOCK = re.compile(r"\b(?:perf_counter|monotonic|timeit)\b|\btime\.time\b|%time")
 # Not within a longer path or a URL, but after a colour, and in a file's URL.
 PATH_BEGINS = r"(\x1b\[[\d;]*m|(?<=file://)|(?<![\w.~/-]))"
 
@@ -217,10 +222,61 @@ def hide_paths(root: Path, output: nbformat.NotebookNode) -> None:
             output.data[mime] = clean(data)
 
 
+def reads_clock(chapter: Chapter) -> bool:
+    """Tell whether a chapter measures time, which nothing else should take meanwhile."""
+    return any(CLOCK.search(cell.source) for cell in chapter.cells)
+
+
 def execute_stale(
     sources: Sources, log: Callable[[str], object] = print, only: Collection[str] = ()
 ) -> None:
-    """Execute the stale chapters, one after another, and say why; only these, if any are named."""
-    for job in jobs_of(sources, only):
-        log(f"executing {job.chapter.docname}: {job.reason}")
-        log(f"executed {job.chapter.docname} in {execute(sources.root, job):.1f} s")
+    """Execute the stale chapters and say why; only these, if any are named.
+
+    Two at a time, and after these, one by one, those that measure time.
+    """
+    todo = list(jobs_of(sources, only))
+    side_by_side = [job for job in todo if not reads_clock(job.chapter)]
+    execute_all(sources.root, side_by_side, AT_ONCE, log)
+    execute_all(sources.root, [job for job in todo if reads_clock(job.chapter)], 1, log)
+
+
+def execute_all(root: Path, waiting: list[Job], at_once: int, log: Callable[[str], object]) -> None:
+    """Execute chapters, so many at once, each in a process; one that fails ends the others."""
+    context = multiprocessing.get_context("fork")
+    running: dict[Connection, tuple[multiprocessing.Process, str]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop(0)
+                log(f"executing {job.chapter.docname}: {job.reason}")
+                result, sender = context.Pipe(duplex=False)
+                process = context.Process(target=execute_and_tell, args=(root, job, sender))
+                process.start()
+                sender.close()  # so that the end of the process is the end of the pipe
+                running[result] = process, job.chapter.docname
+            for result in wait(list(running)):
+                process, docname = running.pop(result)
+                try:
+                    seconds, failure = result.recv()
+                except EOFError:
+                    seconds, failure = 0, f"{docname}: the process that executed it was ended"
+                process.join()
+                if failure:
+                    raise ExecuteError(failure)
+                log(f"executed {docname} in {seconds:.1f} s")
+    finally:
+        for process, _ in running.values():
+            os.kill(process.pid, signal.SIGINT)  # which ends its kernel too
+        for process, _ in running.values():
+            process.join()
+
+
+def execute_and_tell(root: Path, job: Job, sender: Connection) -> None:
+    """Execute a chapter in a process of its own; send the seconds that it took, or what failed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sender.send((execute(root, job), ""))
+    except ExecuteError as error:
+        sender.send((0, str(error)))
+    except KeyboardInterrupt:
+        sys.exit(130)
