@@ -20,7 +20,7 @@ book: models  ## build the book into _build/html (SOLUTIONS=0: without those of 
 
 test: models $(TEST_READY)  ## run the tests; those of the pages want `make book` first
 	$(BIN)/python -m ruff check
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder
 
 bench: $(BENCH_READY)  ## measure both scripts and their peers (`make bench ARGS="decode prompt"`: only these)
 	$(BENCH)/bin/python tests/bench $(ARGS)

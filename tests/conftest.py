@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,27 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; only run with --slow")
 
 
+SLOW = ("test_browser", "test_play", "test_gemma3", "test_execute", "test_cli", "test_hub")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Leave out what takes minutes, and say so."""
+    """Leave out what takes minutes, and say so; have what takes longest begin first."""
     slow = [] if config.getoption("--slow") else [i for i in items if i.get_closest_marker("slow")]
     if slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
+    items.sort(key=lambda item: not item.path.stem.startswith(SLOW))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+def group(item):
+    """Name what is run by one process, since it shares fixtures: a file, or some of the pages."""
+    name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+    if item.path.stem == "test_browser" and isinstance(name, str):
+        return f"test_browser-{zlib.crc32(name.encode()) % 4}"
+    return item.path.stem
 
 
 def load_prepare():
