@@ -345,7 +345,7 @@ def test_a_changed_tangled_cell_executes_the_chapters_that_depend_on_it(book):
     assert stale_names(book) == {"model", "use", "script"}
     messages = []
     execute_stale(book, messages.append)
-    assert messages[2] == "executing book/use: src/model.py changed"
+    assert "executing book/use: src/model.py changed" in messages
     assert outputs(book, "use")[1][0].data["text/plain"] == "6"
     assert stale(book) == {}
 

@@ -47,7 +47,7 @@ def build(tmp_path):
         (tmp_path / "index.md").write_text("# Book\n```{toctree}\nbook/one\nbook/other\n```\n")
         (tmp_path / MOVED).write_text(moved)
         settings = {
-            "extensions": ["myst_nb", "permalinks"],
+            "extensions": ["myst_nb", "tiny_models.permalinks"],
             "nb_execution_mode": "off",
             "html_theme": "basic",
             "suppress_warnings": ["myst-nb.lexer"],

@@ -43,7 +43,7 @@ def build(folder):
             outdir=folder / "html",
             doctreedir=folder / "doctrees",
             buildername="html",
-            confoverrides={"extensions": ["press"], "html_theme": "basic"},
+            confoverrides={"extensions": ["tiny_models.press"], "html_theme": "basic"},
             status=None,
             warningiserror=True,
         )

@@ -736,18 +736,31 @@ def test_weights_to_begin_with_that_do_not_fit_are_refused(run, corpus, folder, 
 
 def test_the_readme_of_the_small_gpt2_says_what_its_records_say():
     readme = (FAIRY / "README.md").read_text()
-    first = json.loads((FAIRY / "training-1.json").read_text())
-    record = json.loads((FAIRY / "training.json").read_text())
-    steps, peak = re.search(r"--start FIRST --steps (\d+) --peak (\S+)\n", readme).groups()
-    assert (int(steps), float(peak), 0) == (len(record["loss"]), record["peak"], record["seed"])
-    measured = record["bits_per_byte"]
+    names = ("training-1.json", "training-2.json", "training.json")
+    first, second, third = (json.loads((FAIRY / name).read_text()) for name in names)
+    steps, peak, seed = re.search(
+        r"--start SECOND --steps (\d+) --peak (\S+) --seed (\d+)\n", readme
+    ).groups()
+    assert (int(steps), float(peak), int(seed)) == (
+        len(third["loss"]),
+        third["peak"],
+        third["seed"],
+    )
+    again = re.search(r"--start FIRST --steps (\d+)\s--peak (\S+)`", readme).groups()
+    assert (int(again[0]), float(again[1])) == (len(second["loss"]), second["peak"])
+    measured = third["bits_per_byte"]
     assert list(measured["held_out_stories"]) == [str(n) for n in range(250, int(steps) + 1, 250)]
     assert f"**{measured['held_out_stories'][steps]:.3f} bits per byte**" in readme
     assert f"**{measured['held_out_books'][steps]:.3f} bits per byte**" in readme
     assert f"{first['held_out_bits_per_byte']['4500']:.3f} after the first round" in readme
-    for losses in (first["loss"], record["loss"]):
-        read = len(losses) * 8 * 512 / 1e6
-        assert f"{len(losses):,} steps × 8 pieces × 512 tokens = {read:.1f} million" in readme
+    before = {name: bits[again[0]] for name, bits in second["bits_per_byte"].items()}
+    assert f"{before['held_out_stories']:.3f} after the second" in readme
+    assert f"{before['held_out_books']:.3f} after the second round" in readme
+    assert len(first["loss"]) * 8 * 512 == 18_432_000
+    assert "4,500 steps × 8 pieces × 512 tokens = 18.4 million" in readme
+    assert len(second["loss"]) == len(third["loss"]) == 1500
+    assert "1,500 × 8 × 512 = 6.1 million in each of the others" in readme
+    record = third
     assert record["sha256"]["trained_on"] in readme
 
 

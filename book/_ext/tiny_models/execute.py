@@ -242,7 +242,7 @@ def execute_stale(
 
 def execute_all(root: Path, waiting: list[Job], at_once: int, log: Callable[[str], object]) -> None:
     """Execute chapters, so many at once, each in a process; one that fails ends the others."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # it may have threads
     running: dict[Connection, tuple[multiprocessing.Process, str]] = {}
     try:
         while waiting or running:
