@@ -760,8 +760,7 @@ def test_the_readme_of_the_small_gpt2_says_what_its_records_say():
     assert "4,500 steps × 8 pieces × 512 tokens = 18.4 million" in readme
     assert len(second["loss"]) == len(third["loss"]) == 1500
     assert "1,500 × 8 × 512 = 6.1 million in each of the others" in readme
-    record = third
-    assert record["sha256"]["trained_on"] in readme
+    assert third["sha256"]["trained_on"] in readme
 
 
 def test_the_small_gpt2_is_small_and_has_rows_for_the_tokens_of_its_stories_alone():

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -322,13 +323,17 @@ SVG_TAG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.or
 
 
 def offer(
-    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+    edition: Edition,
+    app: Sphinx,
+    page: str,
+    template: str,
+    context: dict[str, Any],
+    doctree: nodes.document | None,
 ) -> None:
     """Write a chapter's notebook, and have the page offer it beside its source."""
     path = executed_path(Path(app.srcdir), page)
     if doctree is None or not path.exists():
         return
-    edition = read_edition(Path(app.srcdir))
     url = edition.url and edition.url + app.builder.get_target_uri(page)
     blocks = Writer(app, page, edition.url).blocks(doctree)
     executed = nbformat.read(path, as_version=4)
@@ -342,5 +347,6 @@ def offer(
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect the extension."""
-    app.connect("html-page-context", offer)
+    edition = read_edition(Path(app.srcdir))  # once: it asks git
+    app.connect("html-page-context", partial(offer, edition))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
